@@ -66,9 +66,12 @@ def by_deepinv(xray: XrayTransform, measured: FloatArray) -> Array:
 
 def by_cil(xray: XrayTransform, measured: FloatArray) -> Array:
     """FISTA with CIL's total variation."""
-    from cil.framework import ImageGeometry
-    from cil.optimisation.algorithms import FISTA
-    from cil.optimisation.functions import LeastSquares, TotalVariation
+    try:
+        from cil.framework import ImageGeometry
+        from cil.optimisation.algorithms import FISTA
+        from cil.optimisation.functions import LeastSquares, TotalVariation
+    except ImportError:
+        raise SystemExit("CIL is not installed; it comes by conda: conda install -c ccpi cil") from None
 
     from navnode.projector.adapters import cil_operator
 

@@ -38,6 +38,8 @@ def volume_of(image: Any, name: str = "") -> Volume:
     """
     import SimpleITK as sitk
 
+    if image.GetPixelIDTypeAsString().startswith("label"):  # of which SimpleITK makes no array: it aborts
+        image = sitk.Cast(image, sitk.sitkUInt32)
     voxels = sitk.GetArrayViewFromImage(image)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1 or np.iscomplexobj(voxels):
         raise ValueError("the image must have three dimensions, and one real number per voxel")

@@ -12,10 +12,10 @@ from navnode.errors import ConfigError
 from navnode.files.placing import Placed, ReadAs, axes_of, check_size, place_by_letters, tell, unit_mm
 from navnode.files.textheaders import (
     MAX_BYTES,
-    MAX_HEADER_BYTES,
     TextImage,
     beside,
     exactly,
+    head_of,
     inflated,
     line_fields,
     numbers,
@@ -64,15 +64,7 @@ def open_image(path: Path) -> TextImage:
     Raises:
         ConfigError: it is damaged or contradicts itself.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 30} GiB")
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-            while not (last := _ENDS.search(head)) and len(head) < MAX_HEADER_BYTES and (more := file.read(1 << 20)):
-                head += more
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    head, last = head_of(path, _ENDS)
     last = last or re.search(_ENDS.pattern.removesuffix(rb"\r?\n") + rb"\Z", head, re.M)
     if last is None:
         raise ConfigError(f"{path}: not a MetaImage (its header has no end)")

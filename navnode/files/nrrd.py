@@ -11,10 +11,10 @@ from navnode.errors import ConfigError
 from navnode.files.placing import Placed, ReadAs, check_size, place_by_letters, tell, unit_mm
 from navnode.files.textheaders import (
     MAX_BYTES,
-    MAX_HEADER_BYTES,
     TextImage,
     beside,
     exactly,
+    head_of,
     inflated,
     line_fields,
     lines_of,
@@ -107,24 +107,16 @@ def type_name(dtype: np.dtype[np.generic]) -> str | None:
     )
 
 
+_ENDS = re.compile(rb"\r?\n\r?\n")
+
+
 def open_image(path: Path) -> TextImage:
     """Read the header.
 
     Raises:
         ConfigError: it is damaged or contradicts itself.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 30} GiB")
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-            while not (ends := re.search(rb"\r?\n\r?\n", head)) and len(head) < MAX_HEADER_BYTES:
-                more = file.read(1 << 20)
-                if not more:
-                    break
-                head += more
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    head, ends = head_of(path, _ENDS)
     if not is_nrrd(head):
         raise ConfigError(f"{path}: not an NRRD")
     if ends is None and b"data" not in head:

@@ -22,6 +22,7 @@ __all__ = [
     "MAX_BYTES",
     "TextImage",
     "beside",
+    "head_of",
     "inflated",
     "line_fields",
     "lines_of",
@@ -31,7 +32,8 @@ __all__ = [
 ]
 
 MAX_BYTES = 1 << 35
-MAX_HEADER_BYTES = 1 << 28
+_MOST_HEADER_BYTES = 1 << 28
+_AT_ONCE_BYTES, _LONGEST_LINE = 1 << 20, 1 << 16
 _TRAILING = b"\r\n \t\0"
 
 
@@ -51,6 +53,34 @@ class TextImage:
     Raises:
         ConfigError: they are fewer or more than stated, or damaged.
     """
+
+
+def head_of(path: Path, ends: re.Pattern[bytes]) -> tuple[bytes, re.Match[bytes] | None]:
+    """A file's first bytes, as far as its header may go, and where that ends; None: not within them.
+
+    Text holds no zeros: what comes behind the first one is no header.
+
+    Args:
+        ends: what ends it, on one line or on two.
+
+    Raises:
+        ConfigError: the file is too large, or cannot be read.
+    """
+    head, found = bytearray(), None
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 30} GiB")
+        with path.open("rb") as file:
+            while not found and len(head) < _MOST_HEADER_BYTES and (more := file.read(_AT_ONCE_BYTES)):
+                known = max(0, len(head) - 4)
+                head += more
+                found = ends.search(head, max(head.rfind(b"\n", 0, known) + 1, known - _LONGEST_LINE))
+                if b"\0" in more:
+                    break
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    whole = bytes(head)
+    return whole, ends.search(whole, found.start()) if found else None
 
 
 def line_fields(path: Path, text: str, separators: tuple[str, ...]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from navnode.clock import Change, Lateness, Stamp
 from navnode.loop.pairing import Pairing
-from navnode.loop.topics import CLOCKS_APART_NS, FRAME_LATE_NS
+from navnode.loop.topics import CLOCKS_APART_NS, FRAME_LATE_NS, FRAME_WAITS_NS
 from navnode.types import Frame, Input, Matrix, Rejected, TrackedPose, WorkerState
 
 __all__ = ["Clocks"]
@@ -222,11 +222,13 @@ class Clocks:
         """What is added to X-rays' times to get the tracker's."""
         return 0.0 if self._gap_ns is None or self._first_gap_ns is None else self._gap_ns - self._first_gap_ns
 
-    def possible_shifts_ns(self, delays: Iterable[int] = _DELAYS) -> Matrix:
+    def possible_shifts_ns(self, delays: Iterable[int] = _DELAYS, *, ahead_ns: int = FRAME_WAITS_NS) -> Matrix:
         """What :attr:`shift_ns` may be, (K,), ascending: as the stamps are, or with any difference in delay.
 
         Args:
             delays: differences in delay, in steps of 10 ms.
+            ahead_ns: X-rays come no longer before the poses of their exposure than this: none could be paired then, and
+                nothing would ever show otherwise.
         """
         if self._gap_ns is None:
             return np.zeros(0)
@@ -234,7 +236,8 @@ class Clocks:
         if _one_clock(self._gap_ns):
             as_stamped = round(self._gap_ns / _STEP_NS)
             steps |= set(range(as_stamped - _AS_STAMPED, as_stamped + _AS_STAMPED + 1))
-        return np.sort(self._gap_ns - _STEP_NS * np.array(sorted(steps), np.float64))
+        delays_ns = _STEP_NS * np.array(sorted(steps), np.float64)
+        return np.sort(self._gap_ns - delays_ns[delays_ns >= -ahead_ns])
 
     def pair(self, shift_ns: float) -> str:
         """X-rays have shown what to add to their times; returns what to tell the operator."""

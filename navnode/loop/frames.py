@@ -43,6 +43,8 @@ _REMEMBERED = 4
 """X-rays that the next one must differ from."""
 _LONGEST_EXPOSURE_NS = 100_000_000
 """Slower series are pulsed: an exposure is never longer, whatever the time between two."""
+_LEAST_WAIT_NS, _POSES_APART_NS = 20_000_000, 40_000_000
+"""An X-ray waits the former in any case; the latter is left for the pose after its exposure to come."""
 _DELAYS = range(-5, 61, 5)
 """Differences in delay between images and poses, in steps of 10 ms, that are not told apart while nothing moves."""
 _ANATOMY_MM = 60.0 * np.array([[0.0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
@@ -115,6 +117,11 @@ class Frames:
         """Median time between recent X-rays; None: too few came."""
         steps = sorted(b - a for a, b in pairwise(self._exposed))
         return steps[len(steps) // 2] if len(steps) >= _LEAST_KNOWN else None
+
+    @property
+    def waits_ns(self) -> int:
+        """How much later than an X-ray poses of its exposure may come: the next one takes its place."""
+        return max(_LEAST_WAIT_NS, min(FRAME_WAITS_NS, self.period_ns or FRAME_WAITS_NS) - _POSES_APART_NS)
 
     def blurred(self, frame: Frame, tools: Tools, clocks: Clocks) -> str:
         """Why the C-arm moved too much during a frame's exposure, or ''."""

@@ -7,6 +7,8 @@ Heavy work leaves as a request and comes back as a message: ``RegistrationReques
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from navnode.config import Config
@@ -198,7 +200,8 @@ class Pipeline:
             verdict, loss = invalid(unpaired), Loss.NONE
         else:
             exposed_ns = self.frames.exposed_ns(request.frame, self.clocks)
-            verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns, exposed_ns)
+            marker = self.tools.tracker_from_patient(exposed_ns)
+            verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns, exposed_ns, marker)
         outputs = self._reset_registration(loss)
         if loss is not Loss.NONE:
             self.clocks.reconsider()
@@ -208,6 +211,8 @@ class Pipeline:
             verdict = invalid(shown)
         if verdict.usable and self.frames.stale(request.frame, self.clocks):
             verdict = invalid("registering the X-ray took too long")
+        if verdict.status is Status.VALID and self.patient.blamed:  # perhaps the picture is
+            verdict = replace(verdict, status=Status.DEGRADED, reason=self.patient.blamed)
         fused = self.patient.best_guess @ request.patient_from_carm  # its depth is better than one frame's
         tracked = fused if request.sparse_volume else None
         if request.sparse_volume and verdict.usable and self.patient.doubted:
@@ -229,7 +234,8 @@ class Pipeline:
         if self._unpaired % _PAIRED_EVERY or (self.clocks.related and not self.patient.doubted):
             return "", []
         lag_ns, related = self.frames.image_lag_ns, self.clocks.related
-        possible_ns, present_ns = self.clocks.possible_shifts_ns() - lag_ns, self.clocks.shift_ns - lag_ns
+        possible_ns = self.clocks.possible_shifts_ns(ahead_ns=self.frames.waits_ns) - lag_ns
+        present_ns = self.clocks.shift_ns - lag_ns
         shift = self.clocks.pairing.shift(present_ns, possible_ns, self.tools.patient_from_carm_at)
         if shift is None or (related and shift.ns == present_ns):
             return "", []

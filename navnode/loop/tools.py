@@ -221,6 +221,11 @@ class Tools:
             return tracker_from_patient
         return g.inverse(tracker_from_patient) @ tracker_from_marker @ g.inverse(self._carm_from_marker)
 
+    def tracker_from_patient(self, timestamp_ns: int) -> Matrix | None:
+        """The patient's marker at an X-ray's time, 4x4, by tracking; None: it is not known."""
+        tracker_from_patient = self.rings[self._devices.patient].at(timestamp_ns)
+        return None if isinstance(tracker_from_patient, Missing) else tracker_from_patient
+
     def patient_from_carm_at(self, timestamps_ns: npt.NDArray[np.int64]) -> Matrix:
         """patient_from_carm at many times (M,) at once, (M, 4, 4), nearly rigid; NaN where it is unknown."""
         carm, patient = (self.rings[name].many(timestamps_ns) for name in (self._devices.carm, self._devices.patient))

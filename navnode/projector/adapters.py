@@ -51,7 +51,10 @@ def cil_operator(transform: XrayTransform, image_geometry: Any, acquisition_geom
         ImportError: CIL is not installed; it comes by conda.
         ValueError: a geometry has another shape.
     """
-    from cil.optimisation.operators import LinearOperator
+    try:
+        from cil.optimisation.operators import LinearOperator
+    except ImportError as error:
+        raise ImportError("the Core Imaging Library is not installed; it comes by conda: cil") from error
 
     for geometry, shape in ((image_geometry, transform.domain_shape), (acquisition_geometry, transform.range_shape)):
         if tuple(geometry.shape) != shape:

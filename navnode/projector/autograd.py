@@ -36,11 +36,13 @@ def line_integrals(
         pixels: (N, 2) of (u, v) in px, or None for the whole detector.
 
     Raises:
-        ComputeError: the pose contains NaN or infinity, or lies a kilometre away.
+        ValueError: the pose is not of a floating type.
+        ComputeError: it is not rigid, contains NaN or infinity, or lies a kilometre away.
 
     Returns:
         (H, W) or (N,), of the pose's type and on its device.
     """
+    _floating(volume_from_carm, "poses")
     integrals: torch.Tensor = _LineIntegrals.apply(volume_from_carm, projector, carm, pixels)
     return integrals
 

@@ -32,6 +32,8 @@ PADDING = 2
 
 _INT16_FULL_SCALE = 32_000
 
+_RIGID, _IDENTITY = 1e-2, np.eye(3)
+"""Of poses in half precision, too."""
 _FARTHEST_MM = 1e6
 """Far beyond any room, yet within float32 precision."""
 
@@ -96,6 +98,12 @@ class Projector:
             ``float32`` keeps the values and allows :meth:`backproject`.
         threads: default: one per core that this process may use.
         instruction_set: one of :func:`instruction_sets`; default: the best.
+
+    It may be used by several threads at once; what changes the volume (:meth:`correct`, :meth:`scale`) by one.
+
+    Raises:
+        ValueError: an argument is none of those above, the voxels are not three-dimensional, real and finite, or the
+            grid is not one.
     """
 
     def __init__(
@@ -108,14 +116,22 @@ class Projector:
         instruction_set: str | None = None,
         mu_water_per_mm: float = MU_WATER_PER_MM,
     ) -> None:
+        _check_volume(volume)
+        if backend not in ("native", "nanodrr") or precision not in ("int16", "float32"):
+            raise ValueError(f"there is no back end {backend!r} of precision {precision!r}")
+        if (threads or 0) < 0 or not (np.isfinite(mu_water_per_mm) and mu_water_per_mm > 0):
+            raise ValueError("threads must not be negative, and mu_water_per_mm must be positive")
+        names = instruction_sets()
+        if instruction_set is not None and instruction_set not in names:
+            raise ValueError(f"this CPU has {', '.join(names)}, not {instruction_set}")
         self.volume_from_index = volume.volume_from_index
         self.shape = volume.voxels.shape
         self.threads = threads or default_threads()
-        names = instruction_sets()
         self._isa = names.index(instruction_set) if instruction_set else 0
         self._precision = precision
         self._nanodrr: NanodrrRays | None = None
-        self._sums: FloatArray | None = None
+        self._spare: list[FloatArray] = []
+        """Sums of back-projections that nobody uses now, all zero. A list gives and takes one at once."""
         if backend == "nanodrr":
             self._nanodrr = NanodrrRays(attenuation(volume.voxels, mu_water_per_mm), volume.volume_from_index)
             return
@@ -126,9 +142,11 @@ class Projector:
         padded = np.zeros([n + 2 * PADDING for n in self.shape], np.float32)
         self._core = (slice(PADDING, -PADDING),) * 3
         padded[self._core] = attenuation(volume.voxels, mu_water_per_mm)
+        largest = float(padded.max())
+        if not np.isfinite(largest):
+            raise ValueError("voxels must be finite")
         if precision == "int16":
-            largest = max(float(padded.max()), 1e-9)
-            self._scale = largest / _INT16_FULL_SCALE
+            self._scale = max(largest, 1e-9) / _INT16_FULL_SCALE
             padded *= np.float32(1 / self._scale)
             packed = np.rint(padded, out=padded).astype(np.int16)
             # Axis order (step, row, pair): pairs must be neighbours in memory, so rays that step along
@@ -184,7 +202,8 @@ class Projector:
                 ``volume_from_carm @ geometry.exp(xi, (0, 0, pivot_mm))``.
 
         Raises:
-            ComputeError: the pose contains NaN or infinity, or lies a kilometre away.
+            ComputeError: the pose is not rigid, contains NaN or infinity, or lies a kilometre away.
+            ValueError: the C-arm's geometry cannot be, or the pixels are not (N, 2).
 
         Returns:
             (H, W) or (N,) float32; with ``jacobian`` a pair (integrals, derivatives).
@@ -221,10 +240,16 @@ class Projector:
         return integrals, derivatives
 
     def backproject(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
-        """Adjoint of :meth:`render` for a whole detector: (H, W) -> (k, j, i); float32 volumes only."""
+        """Adjoint of :meth:`render` for a whole detector: (H, W) -> (k, j, i); float32 volumes only.
+
+        Raises:
+            ValueError: the projector is not native of float32, or values are not (H, W).
+            ComputeError: as :meth:`render`.
+        """
         sums = self._backprojected(carm, volume_from_carm, values)
         total = np.empty_like(self._padded)
         native.library().navnode_sum(sums.ctypes.data, total.ctypes.data, total.size, self.threads)
+        self._spare.append(sums)
         return total[self._core]
 
     def correct(
@@ -234,6 +259,10 @@ class Projector:
 
         Args:
             gain: (k, j, i) float32, contiguous.
+
+        Raises:
+            ValueError: as :meth:`backproject`, or the gain is another.
+            ComputeError: as :meth:`render`.
         """
         self._check_beside(gain)
         sums = self._backprojected(carm, volume_from_carm, values)
@@ -247,6 +276,10 @@ class Projector:
 
         Args:
             weight: (k, j, i) float32, contiguous; the adjoint of ones, for a weighted mean of ``values``.
+
+        Raises:
+            ValueError: as :meth:`backproject`, or the weight is another.
+            ComputeError: as :meth:`render`.
         """
         self._check_beside(weight)
         sums = self._backprojected(carm, volume_from_carm, values)
@@ -259,27 +292,32 @@ class Projector:
     def _sum_into(self, change: Callable[..., None], sums: FloatArray, beside: FloatArray, *factors: float) -> None:
         size = (ctypes.c_int32 * 3)(*self._padded.shape)
         change(sums.ctypes.data, self._padded.ctypes.data, beside.ctypes.data, *factors, size, PADDING, self.threads)
+        self._spare.append(sums)
 
     def _backprojected(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
         """The adjoint with its border, one part per thread; reading the parts must reset them to zero."""
         if self._precision != "float32" or self._nanodrr is not None:
             raise ValueError("back-projection needs a native projector of float32 precision")
+        if np.shape(values) != (carm.height_px, carm.width_px):
+            raise ValueError(f"values must have the shape {(carm.height_px, carm.width_px)}, not {np.shape(values)}")
         _check_pose(volume_from_carm)
-        if self._sums is None:
-            self._sums = np.zeros((self.threads, *self._padded.shape), np.float32)
+        scene = self._scene(carm, volume_from_carm, 0.0)
+        try:
+            sums = self._spare.pop()
+        except IndexError:  # the first call, or as many at once as never before
+            sums = np.zeros((self.threads, *self._padded.shape), np.float32)
         rays = _whole_detector(carm)
         values = np.ascontiguousarray(values, np.float32).ravel()
-        scene = self._scene(carm, volume_from_carm, 0.0)
         native.library().navnode_backproject(
             self._isa,
             ctypes.byref(scene),
             ctypes.byref(rays),
             values.ctypes.data,
-            self._sums.ctypes.data,
+            sums.ctypes.data,
             self._padded.size,
             self.threads,
         )
-        return self._sums
+        return sums
 
     @property
     def memory_bytes(self) -> int:
@@ -298,6 +336,10 @@ class Projector:
         index_from_carm = self._index_from_volume @ volume_from_carm
         source, linear = index_from_carm[:3, 3], index_from_carm[:3, :3]
         (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
+        if not (0 < carm.source_to_detector_mm < _FARTHEST_MM and 0 < abs(su * sv) < np.inf and abs(cu + cv) < np.inf):
+            raise ValueError(
+                f"no C-arm has {carm.source_to_detector_mm} mm, pixels of {su} x {sv} mm, center {cu}, {cv}"
+            )
         corner = linear @ (-cu * su, -cv * sv, carm.source_to_detector_mm)
         scene = _Scene()
         for axis, (array, order) in enumerate(self._layouts):
@@ -347,8 +389,21 @@ def _listed(columns: FloatArray) -> _Rays:
 
 
 def _check_pose(volume_from_carm: Matrix) -> None:
+    if np.shape(volume_from_carm) != (4, 4):
+        raise ComputeError(f"the C-arm's pose must be 4x4, not {np.shape(volume_from_carm)}")
     if not (np.isfinite(volume_from_carm).all() and np.abs(volume_from_carm).max() < _FARTHEST_MM):
         raise ComputeError("the C-arm's pose is not finite or out of range")
+    axes = volume_from_carm[:3, :3]
+    if np.abs(axes @ axes.T - _IDENTITY).max() > _RIGID:
+        raise ComputeError("the C-arm's pose is not rigid: it scales or shears")
+
+
+def _check_volume(volume: Volume) -> None:
+    if volume.voxels.ndim != 3 or not volume.voxels.size or np.iscomplexobj(volume.voxels):
+        raise ValueError(f"voxels must be real, and have the shape (k, j, i), not {volume.voxels.shape}")
+    grid = np.asarray(volume.volume_from_index)
+    if grid.shape != (4, 4) or not np.isfinite(grid).all() or not abs(np.linalg.det(grid[:3, :3])) > 0:
+        raise ValueError("volume_from_index must be 4x4, finite and invertible")
 
 
 def _as_list(pixels: Array) -> FloatArray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.config import CArmSection, RegistrationSection, matrix
+from navnode.registration.blame import Blame
 from navnode.registration.fusion import FRAMES_PER_LOOK, GATE, ONE_VIEW, SEVERAL_VIEWS, PatientFilter, measurement
 from navnode.registration.sides import DIFFERS, ELSEWHERE, FIRST_TIME, LOOKS, REPEATED, Sides
 from navnode.registration.sliding import Sliding
@@ -59,14 +60,6 @@ _USUAL, _NOISY = 30, 3.0
 _RECENT = 15
 """Number of recent frames; most must be VALID for the registration to be VALID."""
 
-_BLAMED_MM = 1.0
-"""Discrepancy from which the C-arm's marker may have moved on the C-arm, where nobody watched it: slides of the
-patient's are mostly noticed before they are as large."""
-_TURNED_RAD = 0.7
-"""Angle between X-rays that agree after that: what moved on the C-arm turns with it, and would show by two thirds."""
-_RESTED = 15
-"""Number of X-rays that agree since the C-arm's marker was not watched: it has not moved."""
-
 _NONE_YET = "no X-ray registered yet"
 _UNLIKE = "placed by tracking alone: the volume does not show what its own X-ray from this side does"
 
@@ -82,6 +75,9 @@ class Wording:
     contradicts: str = "the image contradicts tracker and earlier frames"
     turn: str = "{why}, and X-rays since show the patient elsewhere: which marker moved shows from 40 degrees aside"
     """'' where no C-arm's marker has a part in it."""
+    far: str = (
+        "X-rays show the patient {mm:.0f} mm from where he was, and no marker was seen to move: accept it if he did"
+    )
 
 
 class Loss(Enum):
@@ -131,14 +127,11 @@ class RegistrationOverTime:
         self._tracked, self._untracked_why = True, ""
         self._accepted = self._located = False
         self._sparse, self._sides = False, Sides()
-        self._carm_unwatched, self._carm_rested = "", 0
-        """Why the C-arm's marker may have moved on the C-arm, and number of X-rays since that agree."""
+        self._turned_first = False
+        """Whether the C-arm turned when X-rays first showed that the marker had moved: what slides at rest is his."""
+        self._blame = Blame(self._wording.turn, self._wording.far)
         self._patient_moved = False
         """Whether tracking shows that the patient's marker moved, and X-rays not yet where it rests."""
-        self._blamed = ""
-        """Why X-rays do not tell which marker moved."""
-        self._beams: list[Matrix] = []
-        """(3,), in the volume: of X-rays that agree since."""
         self.reported: Status | None = None
         """The status last reported; None before the first report."""
 
@@ -163,6 +156,11 @@ class RegistrationOverTime:
         return self.filter is not None and (self._accepted or self._good >= self._settings.confirm_frames)
 
     @property
+    def blamed(self) -> str:
+        """Why X-rays and tracking disagree, and which is wrong is not known; or ''."""
+        return self._blame.reason
+
+    @property
     def doubted(self) -> bool:
         """Whether X-rays have not confirmed the registration, or contradict it."""
         return not self.confirmed or self._bad > 0 or self._unsure_frames > 0
@@ -180,14 +178,21 @@ class RegistrationOverTime:
         unsure_frames = self._unsure_frames if self._since_ns > since_ns else 0
         self._begin(PatientFilter(np.eye(4), rotation_center_mm, prior), good=self._settings.confirm_frames)
         self._sparse, self._last_confirmed, self._last_good_ns = True, np.eye(4), now_ns
-        self._unsure_frames, self._blamed = unsure_frames, ""
+        self._unsure_frames = unsure_frames
+        self._blame.clear()
 
     def on_registration(
-        self, request: RegistrationRequest, registration: Registration, now_ns: int, exposed_ns: int | None = None
+        self,
+        request: RegistrationRequest,
+        registration: Registration,
+        now_ns: int,
+        exposed_ns: int | None = None,
+        tracker_from_patient: Matrix | None = None,
     ) -> tuple[Validity, Loss]:
         """Use one frame's registration; returns that frame's validity, and what was lost.
 
         Args:
+            tracker_from_patient: the marker's pose at the exposure, 4x4; None: not known.
             exposed_ns: when the frame was exposed, by the tracker's clock; default: after all that is known of the
                 marker. Frames that were exposed before the marker may have moved show where it was.
         """
@@ -228,7 +233,12 @@ class RegistrationOverTime:
         if registration.views > 1 and not self._located:
             self._sliding.forget()  # what depth was before is a guess
         slid = self._sliding.add(
-            timestamp_ns, measured, registration.volume_from_carm, registration.covariance, rotation_center_mm
+            timestamp_ns,
+            measured,
+            registration.volume_from_carm,
+            registration.covariance,
+            rotation_center_mm,
+            None if tracker_from_patient is None else g.transform(tracker_from_patient, rotation_center_mm),
         )
         located = registration.views > 1
         if self.searching or self.filter is None or (located and not self._located):
@@ -243,7 +253,7 @@ class RegistrationOverTime:
                     self.unsure(self._wording.surprises)
                 else:
                     self._loosen(self._wording.slides.format(mm=slid.mm))
-                    self._blame(slid.mm)
+                    self._doubt_markers(slid.mm, stood=slid.stood)
             self._innovations.append(self.filter.innovation(measured))
             self._distances.append(self.filter.surprise(self._innovations[-1], covariance))
             if self._contradicted() or not self.filter.agrees(measured, covariance):
@@ -258,11 +268,11 @@ class RegistrationOverTime:
             together = self.filter.surprise(np.mean(self._innovations, axis=0), covariance)
             if pair or (together > _MOVED_GATE and len(self._innovations) >= 2):
                 self._loosen(self._wording.elsewhere)
-                self._blame(float(np.linalg.norm(self.filter.innovation(measured)[3:])))
+                self._doubt_markers(float(np.linalg.norm(self.filter.innovation(measured)[3:])))
             self._good, self._bad = self._good + 1, 0
             slip = None if self._at_rest is None else self._sliding.slip(self._at_rest.volume_from_patient)
             if slip is not None and self._at_rest is not None:
-                self._blame(float(np.linalg.norm(slip[0][3:])))
+                self._doubt_markers(float(np.linalg.norm(slip[0][3:])))
                 self.filter = self._at_rest.carried(*slip)
                 self._innovations.clear()
             else:
@@ -271,7 +281,12 @@ class RegistrationOverTime:
                 together <= _UNMOVED if self._marker_moved and slip is None else self._distances[-1] <= surprises
             )
             if shown_again and slid is None:
-                self._agreed(registration.volume_from_carm)
+                self._blame.agreed(
+                    registration.volume_from_carm,
+                    self.filter.volume_from_patient,
+                    self.filter.rotation_center_mm,
+                    sure=not self._unsure_frames,
+                )
                 self._unsure_frames = max(self._slides, self._unsure_frames - 1)
                 if self._at_rest is not None and not self._unsure_frames:
                     self._rests()
@@ -332,10 +347,13 @@ class RegistrationOverTime:
             reason = f"confirming the registration, {self._good} of {self._settings.confirm_frames} frames"
             return Validity(Status.DEGRADED, reason, timestamp_ns), Loss.NONE
         self._last_confirmed = self.best_guess
+        if self.filter is not None:
+            self._blame.found(self.best_guess, self.filter.rotation_center_mm)
         return frame_validity, Loss.NONE
 
     def doubt(self, reason: str) -> None:
         """INVALID until good frames confirm the registration again."""
+        self._blame.excuse()
         self._good, self._accepted = 0, False
         self._distances.clear()
         self._innovations.clear()
@@ -356,23 +374,27 @@ class RegistrationOverTime:
         """
         self._since_ns = at_ns
         self._patient_moved = True
+        self._blame.excuse()
         self._sliding.moved()
         self._loosen(reason)
 
     def carm_unwatched(self, reason: str) -> None:
         """The C-arm's marker was hidden, or jumped: perhaps on the C-arm, which only X-rays show."""
         if self.confirmed:
-            self._carm_unwatched, self._carm_rested = reason, 0
+            self._blame.carm_unwatched(reason)
 
     def clock_set(self, reason: str) -> None:
         """The clock of a marker was set: times of before are not comparable with those since."""
         self._since_ns = 0
+        self._blame.excuse()
         self.unsure(reason)
 
     def _loosen(self, reason: str) -> None:
         self.unsure(reason)
         self._marker_moved = True
         self._innovations.clear()
+        if self._at_rest is None:
+            self._turned_first = self._sliding.turning
         if self.filter is not None:
             self._at_rest = self._at_rest or self.filter.copy()
             self.filter.loosen()
@@ -386,34 +408,25 @@ class RegistrationOverTime:
         self._at_rest, self._patient_moved = None, False
         self._sliding.rested()
 
-    def _blame(self, mm: float) -> None:
-        """X-rays show the patient elsewhere by so much: perhaps it is the C-arm's marker that moved."""
-        self._beams.clear()
-        if mm >= _BLAMED_MM and self._carm_unwatched and not self._patient_moved and self._wording.turn:
-            self._blamed = self._wording.turn.format(why=self._carm_unwatched)
-
-    def _agreed(self, volume_from_carm: Matrix) -> None:
-        """An X-ray agrees with the state."""
-        self._carm_rested += 1
-        if self._carm_rested >= _RESTED:
-            self._carm_unwatched = ""
-        if self._blamed and not self._unsure_frames:
-            self._beams.append(volume_from_carm[:3, 2])
-            least = min(float(self._beams[-1] @ beam) for beam in self._beams)
-            if least <= np.cos(_TURNED_RAD):
-                self._blamed = ""
-                self._beams.clear()
-            elif len(self._beams) > 1 and float(self._beams[-1] @ self._beams[-2]) > np.cos(_TURNED_RAD / 10):
-                self._beams.pop()
+    def _doubt_markers(self, mm: float, *, stood: bool = False) -> None:
+        """X-rays show the patient elsewhere by so much: perhaps it is not his marker that moved."""
+        before = self._at_rest or self.filter
+        if before is not None:
+            moved, turning = self._patient_moved, self._turned_first if self._at_rest else self._sliding.turning
+            self._blame.shown_elsewhere(
+                mm, before.volume_from_patient, patient_moved=moved, turning=turning, stood=stood
+            )
 
     def reject(self) -> Loss:
         """The operator rejects the registration: search again from the configured start."""
         self._last_confirmed = None
+        self._blame.clear()
         return self._lose("the operator rejected the registration")
 
     def restart(self, reason: str, volume_from_patient: Matrix) -> Loss:
         """X-rays were paired with wrong poses: begin again near a pose, 4x4, that explains them."""
         loss = self._lose(reason)
+        self._blame.excuse()
         self._last_confirmed = volume_from_patient
         return loss
 
@@ -425,8 +438,9 @@ class RegistrationOverTime:
         """
         if self.searching or self.filter is None or self._good == 0:
             return self._why_not or "there is no registration to accept"
-        if self._blamed or not self.confirmed:
-            self._accepted, self._blamed, self._carm_unwatched = True, "", ""
+        if self._blame.reason or not self.confirmed:
+            self._accepted = True
+            self._blame.clear()
             self.unsure("accepted by the operator, not confirmed by X-rays yet")
         return ""
 
@@ -445,6 +459,7 @@ class RegistrationOverTime:
         tracked, self._untracked_why = not why_hidden, why_hidden
         if self._tracked and not tracked:
             self._since_ns = seen_ns + 1
+            self._blame.excuse()
             self.unsure("the patient's marker was hidden; an X-ray would confirm that it has not moved")
         self._tracked = tracked
 
@@ -474,6 +489,7 @@ class RegistrationOverTime:
 
     def _begin(self, candidate: PatientFilter, good: int) -> None:
         self.filter = candidate
+        self._blame.begun_anew()
         self._rests()
         self.searching, self._good, self._bad, self._accepted = False, good, 0, False
         self._unsure_frames = self._searches = 0
@@ -494,8 +510,11 @@ class RegistrationOverTime:
             self._good = 0  # only good frames in a row confirm
         if self._bad < (_LOST_AFTER if self.confirmed else 2):
             return Loss.NONE
+        if self._sparse:
+            return self._lose(f"registration lost: {reason}")
         if reason == self._wording.contradict:
-            self._blame(np.inf)
+            self._doubt_markers(np.inf)
+        self._blame.lost(self._last_confirmed)
         return self._lose(f"registration lost: {reason}")
 
     def _lose(self, reason: str) -> Loss:
@@ -528,8 +547,8 @@ class RegistrationOverTime:
             return Status.INVALID, f"expected error {sigma_mm:.1f} mm"
         if self._unsure_frames > 0:
             return Status.DEGRADED, self._unsure_why
-        if self._blamed:
-            return Status.DEGRADED, self._blamed
+        if self._blame.reason:
+            return Status.DEGRADED, self._blame.reason
         if self._sparse:
             return Status.DEGRADED, "the volume was made from a few X-rays"
         doubtful = [each.reason for each in self._recent if each.status is not Status.VALID]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -62,6 +63,18 @@ _STILL_MM, _STILL_SIGMAS = 0.3, 3.0
 """How far the last third of them may then be from the first: this, or so many sigmas and what is steady."""
 
 
+_TURNING_S, _TURNING_RAD = 1.0, 0.05
+"""A C-arm turns whose X-rays of so long differ by so much."""
+_LATELY_S, _MOVES_MM_PER_S, _LATEST_S = 1.0, 3.0, 1.0
+"""By its X-rays of so long the anatomy moves through the C-arm's frame if it is quicker; and how much older a picture
+may be than its stamp."""
+_ALONG_MM, _ALONG = 0.5, 0.3
+"""A move lies along a motion whose rest is as small as this, or as this part of it."""
+_STOOD_MM, _STOOD_SIGMAS, _AT_ONCE, _STANDS = 1.5, 4.0, 0.6, 0.4
+"""A move of so much, beyond noise, of which one X-ray shows such a part, while the marker moved by no more than such a
+part of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     at_s: float
@@ -74,6 +87,10 @@ class _Seen:
     """(3,), in the volume."""
     carm_point_mm: Matrix
     """(3,), the same point in the C-arm's frame."""
+    turn: Matrix
+    """(3, 3), from the C-arm's frame to the volume's."""
+    marker_mm: Matrix | None
+    """(3,), the same point in the tracker's frame, by the marker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +101,8 @@ class Slid:
     """How far it slid on the patient within the last seconds."""
     hint: bool
     """Whether that is one X-ray's word alone, or chance more than once in hours."""
+    stood: bool = False
+    """Whether it did from one X-ray to the next, while tracking shows that the marker stood still: then it did not."""
 
 
 class Sliding:
@@ -118,6 +137,7 @@ class Sliding:
         volume_from_carm: Matrix,
         covariance: Matrix,
         center_mm: Matrix,
+        marker_mm: Matrix | None = None,
     ) -> Slid | None:
         """Add an X-ray; returns how far the marker slid on the patient; None: not noticeably.
 
@@ -126,6 +146,7 @@ class Sliding:
             volume_from_carm: pose by this X-ray, 4x4.
             covariance: 6x6 (rad, mm) of that pose.
             center_mm: (3,), a point of the anatomy in the marker's frame.
+            marker_mm: (3,), where the marker puts that point in the tracker's frame; None: not known.
         """
         point_mm, turned = g.transform(volume_from_patient, center_mm), np.kron(np.eye(2), volume_from_carm[:3, :3])
         carm_point_mm = g.transform(g.inverse(volume_from_carm), point_mm)
@@ -136,6 +157,8 @@ class Sliding:
             turned @ covariance @ turned.T,
             volume_from_carm[:3, 2],
             carm_point_mm,
+            volume_from_carm[:3, :3],
+            marker_mm,
         )
         if self._seen:
             last = self._seen[-1]
@@ -158,7 +181,7 @@ class Sliding:
     @property
     def settled(self) -> bool:
         """Whether the marker stands still since it moved, as the last X-rays show."""
-        if len(self._seen) < _SETTLED or self._seen[-1].at_s - self._seen[0].at_s < self._still_s:
+        if len(self._seen) < _SETTLED or self._seen[-1].at_s - self._seen[0].at_s < self._still_s or self._late():
             return False
         lasting_s = max(self._still_s, self._seen[-1].at_s - self._seen[-_SETTLED].at_s)
         latest = [seen for seen in self._seen if self._seen[-1].at_s - seen.at_s <= lasting_s]
@@ -192,7 +215,38 @@ class Sliding:
         known = float(np.linalg.eigvalsh(covariance[3:, 3:])[-1]) <= _KNOWN_MM**2
         return (after - before, covariance) if known else None
 
+    @property
+    def turning(self) -> bool:
+        """Whether the C-arm turns: what moved on it turns with it."""
+        if not self._seen:
+            return False
+        now = self._seen[-1]
+        beams = [seen.beam for seen in self._seen if now.at_s - seen.at_s <= _TURNING_S]
+        beams += [seen.beam for seen in self._before if now.at_s - seen.at_s <= _TURNING_S]
+        return min(float(now.beam @ beam) for beam in beams) < float(np.cos(_TURNING_RAD))
+
     # --- inside ----------------------------------------------------------------------------------
+
+    def _late(self) -> bool:
+        """Whether X-rays that show the past would show this move: it lies along a motion that goes on.
+
+        Where the anatomy goes evenly through the C-arm's frame, pictures of a while ago show it displaced against
+        tracking, by its way of that while.
+        """
+        if not self._before:
+            return False
+        now_s = self._seen[-1].at_s
+        lately = [seen for seen in self._seen if now_s - seen.at_s <= _LATELY_S]
+        speed = self._seen[-1].turn @ _speed_mm_per_s(lately)
+        squared = float(speed @ speed)
+        if len(lately) < 2 or squared < _MOVES_MM_PER_S**2:
+            return False
+        moved_mm = _middle([seen.point_mm for seen in lately[-_SETTLED:]]) - _middle(
+            [seen.point_mm for seen in self._before]
+        )
+        delay_s = float(moved_mm @ speed) / squared
+        rest_mm = float(np.linalg.norm(moved_mm - delay_s * speed))
+        return abs(delay_s) <= _LATEST_S and rest_mm <= max(_ALONG_MM, _ALONG * float(np.linalg.norm(moved_mm)))
 
     def _begin_again(self, before: Sequence[_Seen], newest: Sequence[_Seen], still_s: float) -> None:
         if not self._before:
@@ -223,7 +277,25 @@ class Sliding:
         random, steady = self._uncertainty(before, newest, count)
         uncertainty = (random + steady / _GATE)[3:, 3:]
         distance = float(step_mm @ np.linalg.solve(uncertainty, step_mm))
-        return Slid(apart_mm, hint=count == 1 or distance <= _GATE) if distance > _HINT_GATE else None
+        if distance <= _HINT_GATE:
+            return None
+        hint = count == 1 or distance <= _GATE
+        return Slid(apart_mm, hint=hint, stood=not hint and self._stood(newest[0], apart_mm))
+
+    def _stood(self, first: _Seen, apart_mm: float) -> bool:
+        """Whether a move came with one X-ray since the one before ``first``, while the marker stood still."""
+        seen = list(self._seen)
+        at = next(n for n, each in enumerate(seen) if each is first)
+        noise_mm = float(np.sqrt(2 * np.linalg.eigvalsh(self._noise(len(seen) - at)[3:, 3:])[-1]))
+        least_mm = max(_STOOD_MM, _AT_ONCE * apart_mm, _STOOD_SIGMAS * noise_mm)
+        for one, next_one in pairwise(seen[max(0, at - 1) :]):
+            if one.marker_mm is None or next_one.marker_mm is None:
+                continue
+            at_once_mm = float(np.linalg.norm(next_one.point_mm - one.point_mm))
+            marker_mm = float(np.linalg.norm(next_one.marker_mm - one.marker_mm))
+            if at_once_mm > least_mm and marker_mm < _STANDS * at_once_mm:
+                return True
+        return False
 
     def _uncertainty(self, before: Sequence[_Seen], after: Sequence[_Seen], without: int) -> tuple[Matrix, Matrix]:
         """Of the difference between two groups if nothing moved, 6x6 (rad, mm), in the volume's frame.

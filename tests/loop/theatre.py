@@ -77,6 +77,7 @@ class Theatre:
         )
         self.outputs: list[object] = []
         self.time_s = 0.0
+        self.scenario: Scenario = SCENARIO
         self.register = self.truly
         self.see = lambda request: ()
         self.hidden: set[str] = set()
@@ -96,8 +97,15 @@ class Theatre:
         self.feed(SourceState(SOURCE, True, "", T0))
 
     def truly(self, request: RegistrationRequest) -> Registration:
-        at = SCENARIO.volume_from_carm((request.frame.timestamp_ns - self.xray_clock_ns - T0) / 1e9)
-        return Registration(at, Validity(Status.VALID), 0.02, 0.98, COVARIANCE, 700.0, 3, 1.0)
+        return self.registered(self.scenario.volume_from_carm(self.exposed_s(request)))
+
+    def exposed_s(self, request: RegistrationRequest) -> float:
+        """By the scenario's time, as the frame's stamp says."""
+        return (request.frame.timestamp_ns - self.xray_clock_ns - T0) / 1e9
+
+    def registered(self, volume_from_carm: np.ndarray) -> Registration:
+        """A perfect registration."""
+        return Registration(volume_from_carm, Validity(Status.VALID), 0.02, 0.98, COVARIANCE, 700.0, 3, 1.0)
 
     def nothing(self, request: RegistrationRequest) -> Registration:
         verdict = invalid("image and volume do not match")
@@ -133,7 +141,7 @@ class Theatre:
             stamp = self.now_ns
             for device in (PATIENT_DEVICE, CARM_DEVICE, "DrillToTracker"):
                 if device not in self.hidden and (round(self.time_s * 100) - self.poses_after) % self.poses_every == 0:
-                    pose = SCENARIO.tracker_from_marker(device, self.time_s)
+                    pose = self.scenario.tracker_from_marker(device, self.time_s)
                     if device == PATIENT_DEVICE:
                         pose = pose @ self.moved_patient_marker
                     if device == CARM_DEVICE:

@@ -10,6 +10,7 @@ const CAUSES = [
   [/patient's marker is not seen/, "PatientHidden"],
   [/patient's marker (was hidden and came back|jumped|slides|moved)|elsewhere than the marker/, "PatientMoved"],
   [/which marker moved shows from/, "CArmMarker"],
+  [/mm from where he was, and no marker was seen/, "FoundElsewhere"],
   [/are exchanged/, "Exchanged"],
   [/not seen by the tracker|was not seen until just now/, "ToolHidden"],
   [/no pose from|pose is not known/, "NoPose"],

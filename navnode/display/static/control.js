@@ -87,7 +87,7 @@ export function drawControls(state, registration) {
   recording = state?.recording;
   replaying = Boolean(state && state.replay);
   record.hidden = reconnect.hidden = !state || replaying;
-  accept.hidden = replaying || !/which marker moved/.test(registration.reason);
+  accept.hidden = replaying || !/which marker moved|accept it if he did/.test(registration.reason);
   setText(accept, asks(accept) ? say("confirmReally", say("accept")) : say("accept"));
   setClass(record, recording?.faulty ? "failed" : recording?.running ? "on" : "");
   setText(record, say(recording?.running ? "recordStop" : "record"));

@@ -213,6 +213,8 @@ export const TEXTS = {
   advicePatientBack: ["Take an X-ray to confirm", "Zur Bestätigung röntgen", "请拍一张 X 光确认"],
   causeCArmMarker: ["C-arm's marker bumped?", "Marker am C-Bogen verschoben?", "C 臂标记被碰动？"],
   adviceCArmMarker: ["X-ray from 40° aside, or accept", "40° daneben röntgen oder annehmen", "C 臂转 40° 再拍片，或接受"],
+  causeFoundElsewhere: ["Patient found elsewhere", "Patient anderswo gefunden", "患者位置与之前不同"],
+  adviceFoundElsewhere: ["Check the picture, then accept", "Bild prüfen, dann annehmen", "核对影像后接受"],
   causePatientMoved: ["Patient marker has moved", "Patientenmarker hat sich bewegt", "患者标记已移动"],
   advicePatientMoved: ["Fix the marker, then take X-rays", "Marker befestigen, dann röntgen", "固定标记后再拍 X 光"],
   causeToolHidden: ["Tool not seen by the tracker", "Werkzeug nicht sichtbar", "跟踪器看不到工具"],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.expansion import load_arrays
+from navnode.files.whole import whole
 from navnode.projector import Projector
 from navnode.projector.grids import AIR_HU, centered_grid, coarsened
 from navnode.reconstruction.classical import Pyramid
@@ -35,6 +39,8 @@ __all__ = [
     "some_views",
     "xrays",
 ]
+
+log = logging.getLogger(__name__)
 
 VIEWS = 12
 """X-rays of each body; every example uses some of them."""
@@ -104,12 +110,16 @@ def procedural_source(seed: int, cache: Path) -> Volume:
     version = hashlib.sha256((Path(__file__).parent / "anatomy.py").read_bytes()).hexdigest()[:12]
     path = cache / f"procedural_{version}_{seed:04d}.npz"
     if path.exists():
-        with load_arrays(path) as kept:
-            return Volume(kept["hu"].astype(np.float32), kept["volume_from_index"], f"procedural {seed}")
+        try:
+            with load_arrays(path) as kept:
+                return Volume(kept["hu"].astype(np.float32), kept["volume_from_index"], f"procedural {seed}")
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            log.warning("%s: damaged; drawn again", path)
     made = procedural(np.random.default_rng((seed, 77)))
     cache.mkdir(parents=True, exist_ok=True)
     hu = np.clip(np.round(made.voxels), -1024, 3071).astype(np.int16)
-    np.savez_compressed(path, hu=hu, volume_from_index=made.volume_from_index)
+    with whole(path) as part, part.open("wb") as stream:
+        np.savez_compressed(stream, hu=hu, volume_from_index=made.volume_from_index)
     return Volume(hu.astype(np.float32), made.volume_from_index, f"procedural {seed}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -148,7 +149,11 @@ class Learner(Generic[Network]):
         if self.rank == 0:
             end_at(files.losses, self.step)
             end_at(files.scores, self.step)
-        with files.losses.open("a", buffering=1) as losses, files.scores.open("a", buffering=1) as scores:
+        with ExitStack() as kept:
+            if self.rank == 0:  # also where somebody ends it
+                kept.callback(self.save)
+            losses = kept.enter_context(files.losses.open("a", buffering=1))
+            scores = kept.enter_context(files.scores.open("a", buffering=1))
             for batch in batches:
                 halved = torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast)
                 loss, values = loss_of(self._network, batch, halved)
@@ -164,8 +169,6 @@ class Learner(Generic[Network]):
                         self.save()
                 if self._ends(until()):
                     break
-        if self.rank == 0:
-            self.save()
         return self.step
 
     def _ends(self, told: bool) -> bool:

@@ -126,9 +126,9 @@ def train(
                 report(step, values)
                 if step % _SAVED_EVERY == 0:
                     save(checkpoint, parts, step)
-    finally:
+    finally:  # also where somebody ends it
         pool.close()
-    save(checkpoint, parts, step)
+        save(checkpoint, parts, step)
     return step
 
 

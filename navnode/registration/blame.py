@@ -1,0 +1,165 @@
+"""Which marker moved, where X-rays and tracking disagree, or whether any did.
+
+X-rays that show the patient elsewhere than his marker does have three explanations: his marker moved on him, the
+C-arm's moved on the C-arm, or the picture is not what it is taken for (displaced on its display, late, of another
+time). What moved on the patient stays where it is while the C-arm turns, all else turns with it; and a tracker sees
+what moves.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.types import Matrix
+
+__all__ = ["Blame"]
+
+_LEAST_MM = 1.0
+"""Discrepancy from which it may be another's than the patient's marker, where that did not move or nobody watched the
+C-arm's: slides of the patient's are mostly noticed before they are as large."""
+_SHOWS, _SHOWS_TURNING, _APART_RAD = 0.64, 0.5, 0.07
+"""The C-arm must have turned between X-rays that agree after that until what moved on it would show by the first part
+of the move, some 40 degrees aside of it; by 30 degrees where nothing but the turn speaks for it. X-rays that differ by
+less than the last say nothing new."""
+_RESTED = 15
+"""Number of X-rays that agree since the C-arm's marker was not watched: it has not moved."""
+_BACK_MM, _BACK_DEEP_MM = 0.8, 3.0
+"""So near to where it was before, nothing moved; along the beam where one view found it anew."""
+_ELSEWHERE_MM, _FAR_MM = 4.0, 10.0
+"""A registration that is lost without a reason and found again is elsewhere from the former on: one view may find it so
+far off in depth. From the latter on another side proves nothing: pictures of another time agree with each other."""
+
+_STOOD, _TURNING, _UNSEEN = "the patient's marker stood still", "the C-arm turned", "no marker was seen to move"
+
+
+class Blame:
+    """Why X-rays do not tell which marker moved.
+
+    Args:
+        turn: what is then said, with ``{why}``; '' where no C-arm's marker has a part in it.
+        far: what is said of a registration that is found far from where it was, with ``{mm}``.
+    """
+
+    def __init__(self, turn: str, far: str) -> None:
+        self._turn, self._far = turn, far
+        self.reason = ""
+        """'' where they do, or where nothing moved."""
+        self._accept_only = False
+        self._unwatched, self._rested = "", 0
+        """Why the C-arm's marker may have moved on the C-arm, and number of X-rays since that agree."""
+        self._excused = False
+        """Whether something was seen since X-rays last agreed that explains where they show the patient."""
+        self._before: Matrix | None = None
+        """volume_from_patient that X-rays showed before."""
+        self._lost_at: Matrix | None = None
+        self._anew = False
+        """Whether the registration was found anew since."""
+        self._only_turned = False
+        """Whether nothing says that it was the C-arm's marker, but that the C-arm turned."""
+        self._turns: list[Matrix] = []
+        """(3, 3), from the C-arm's frame to the volume's: of X-rays that agree since."""
+
+    def carm_unwatched(self, why: str) -> None:
+        """The C-arm's marker was hidden, or jumped: perhaps on the C-arm, which only X-rays show."""
+        self._unwatched, self._rested = why, 0
+
+    def excuse(self) -> None:
+        """The patient's marker moved or was hidden, or a clock was set: X-rays may show the patient elsewhere."""
+        self._excused = True
+
+    def shown_elsewhere(
+        self, mm: float, before: Matrix, *, patient_moved: bool, turning: bool = False, stood: bool = False
+    ) -> None:
+        """X-rays show the patient elsewhere than tracking.
+
+        Args:
+            mm: by so much.
+            before: volume_from_patient, 4x4, that they showed before.
+            patient_moved: whether tracking shows that the patient's marker moved.
+            turning: whether the C-arm turns.
+            stood: whether they showed it from one X-ray to the next, while the patient's marker stood still.
+        """
+        self._turns.clear()
+        why = self._unwatched or ("" if self._excused else _STOOD if stood else _TURNING if turning else "")
+        if mm < _LEAST_MM or not why or patient_moved or not self._turn:
+            return
+        if why != _TURNING or not self.reason:  # what is known of it stays
+            self._only_turned = why == _TURNING
+            self._blame(self._turn.format(why=why), before)
+
+    def begun_anew(self) -> None:
+        """The registration is another one, which knows nothing of X-rays before."""
+        self._anew = True
+
+    def lost(self, confirmed: Matrix | None) -> None:
+        """The registration is lost by X-rays; it was last confirmed at ``volume_from_patient``, 4x4, if ever."""
+        if self._turn and confirmed is not None and not (self._excused or self._unwatched):
+            self._lost_at = confirmed if self._before is None else self._before
+
+    def found(self, volume_from_patient: Matrix, center_mm: Matrix) -> None:
+        """The registration is confirmed: is it where it was when it was lost?
+
+        Args:
+            center_mm: (3,), a point of the anatomy in the patient's frame.
+        """
+        if self._lost_at is None:
+            return
+        before, self._lost_at = self._lost_at, None
+        mm = float(np.linalg.norm(_apart(volume_from_patient, before, center_mm)))
+        if mm > _ELSEWHERE_MM:
+            self._accept_only = mm > _FAR_MM
+            self._blame(self._far.format(mm=mm) if self._accept_only else self._turn.format(why=_UNSEEN), before)
+
+    def agreed(self, volume_from_carm: Matrix, volume_from_patient: Matrix, center_mm: Matrix, *, sure: bool) -> None:
+        """An X-ray agrees with the state.
+
+        Args:
+            volume_from_carm, volume_from_patient: 4x4, as that X-ray, and as all together show it.
+            center_mm: as :meth:`found`.
+            sure: whether nothing else is doubted.
+        """
+        self._rested += 1
+        if self._rested >= _RESTED:
+            self._unwatched = ""
+        self._excused = self._excused and not sure
+        if not self.reason or not sure or self._before is None:
+            return
+        moved_mm = _apart(volume_from_patient, self._before, center_mm)
+        turned = not self._accept_only and self._would_show(moved_mm, volume_from_carm[:3, :3])
+        if turned or self._is_back(moved_mm, volume_from_carm[:3, 2]):
+            self.clear()
+
+    def clear(self) -> None:
+        """It is known now, or the operator says it."""
+        self.reason, self._unwatched, self._accept_only = "", "", False
+        self._before = self._lost_at = None
+        self._turns.clear()
+
+    def _blame(self, reason: str, before: Matrix) -> None:
+        if self._before is None:
+            self._before, self._anew = before, False
+        self.reason = reason
+
+    def _is_back(self, apart_mm: Matrix, beam: Matrix) -> bool:
+        deep_mm = float(apart_mm @ beam)
+        aside_mm = float(np.linalg.norm(apart_mm - deep_mm * beam))
+        return aside_mm <= _BACK_MM and abs(deep_mm) <= (_BACK_DEEP_MM if self._anew else _BACK_MM)
+
+    def _would_show(self, moved_mm: Matrix, turn: Matrix) -> bool:
+        """Whether the C-arm has turned so far that a move of what turns with it would be another one now.
+
+        A move along the axis about which it turned would not; but then it is rather the patient's marker that slid,
+        where nothing speaks for the C-arm's.
+        """
+        part = _SHOWS
+        if self._only_turned:
+            moved_mm, part = turn[:, 2], _SHOWS_TURNING
+        shown = [float(np.linalg.norm(turn @ (then.T @ moved_mm) - moved_mm)) for then in self._turns]
+        if not self._turns or np.trace(turn.T @ self._turns[-1]) < 1 + 2 * np.cos(_APART_RAD):
+            self._turns.append(turn)
+        return max(shown, default=0.0) >= part * float(np.linalg.norm(moved_mm))
+
+
+def _apart(one: Matrix, other: Matrix, point_mm: Matrix) -> Matrix:
+    return np.asarray(g.transform(one, point_mm) - g.transform(other, point_mm))

@@ -1,0 +1,127 @@
+"""Which marker moved: what is said, until when."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode.registration.blame import Blame
+
+CENTER_MM = np.array([0.0, -40.0, 10.0])
+HERE = np.eye(4)
+
+
+def blame() -> Blame:
+    return Blame("{why}: turn", "{mm:.0f} mm off")
+
+
+def from_side(deg: float) -> np.ndarray:
+    return g.pose_at(CENTER_MM, 700.0, orbital_deg=deg)
+
+
+def moved(*mm: float) -> np.ndarray:
+    return g.rigid(None, mm)
+
+
+def agreed(made: Blame, deg: float, state: np.ndarray, *, sure: bool = True) -> None:
+    made.agreed(from_side(deg), state, CENTER_MM, sure=sure)
+
+
+def test_a_move_at_rest_is_the_patients():
+    made = blame()
+    made.shown_elsewhere(5.0, HERE, patient_moved=False)
+    assert not made.reason
+
+
+@pytest.mark.parametrize("why", [{"stood": True}, {"turning": True}])
+def test_little_or_what_tracking_shows_needs_no_other_side(why):
+    made = blame()
+    made.shown_elsewhere(0.9, HERE, patient_moved=False, **why)
+    made.shown_elsewhere(5.0, HERE, patient_moved=True, **why)
+    made.excuse()
+    made.shown_elsewhere(5.0, HERE, patient_moved=False, **why)
+    assert not made.reason
+    assert not Blame("", "").reason
+
+
+@pytest.mark.parametrize(("why", "least_deg"), [({"stood": True}, 37.5), ({"turning": True}, 29.0)])
+def test_what_agrees_from_aside_was_the_patients(why, least_deg):
+    made, state = blame(), moved(4.0, 0.0, 0.0)
+    made.shown_elsewhere(4.0, HERE, patient_moved=False, **why)
+    for deg in np.arange(0.0, least_deg - 1, 1.0):
+        agreed(made, deg, state)
+    agreed(made, least_deg + 30, state, sure=False)
+    assert made.reason, "which is not sure yet"
+    agreed(made, least_deg + 1, state)
+    assert not made.reason
+
+
+def test_a_move_along_the_axis_of_the_turn_looks_the_same_from_every_side():
+    made, state = blame(), moved(0.0, 0.0, 4.0)
+    made.shown_elsewhere(4.0, HERE, patient_moved=False, stood=True)
+    for deg in range(0, 180, 5):
+        agreed(made, deg, state)
+    assert made.reason
+    made.agreed(g.pose_at(CENTER_MM, 700.0, orbital_deg=0.0, angulation_deg=45.0), state, CENTER_MM, sure=True)
+    assert not made.reason
+
+
+def test_who_is_back_has_not_moved():
+    made = blame()
+    made.shown_elsewhere(4.0, HERE, patient_moved=False, stood=True)
+    made.shown_elsewhere(3.0, moved(4.0, 0.0, 0.0), patient_moved=False, turning=True)
+    assert made.reason == "the patient's marker stood still: turn", "what is known of it stays"
+    agreed(made, 0.0, moved(0.5, 0.0, 0.0))
+    assert not made.reason
+
+
+def test_one_view_finds_it_anew_to_some_millimetres_in_depth():
+    beam = from_side(0.0)[:3, 2]
+    for anew in (False, True):
+        made = blame()
+        made.shown_elsewhere(4.0, HERE, patient_moved=False, stood=True)
+        if anew:
+            made.begun_anew()
+        agreed(made, 0.0, moved(*(2.0 * beam)))
+        assert bool(made.reason) != anew
+
+
+@pytest.mark.parametrize(("mm", "reason"), [(3.0, ""), (6.0, "no marker was seen to move: turn"), (36.0, "36 mm off")])
+def test_what_is_found_elsewhere_without_a_cause(mm, reason):
+    made = blame()
+    made.lost(HERE)
+    made.found(moved(mm, 0.0, 0.0), CENTER_MM)
+    assert made.reason == reason
+    for deg in range(0, 180, 5):
+        agreed(made, deg, moved(mm, 0.0, 0.0))
+    assert bool(made.reason) == (mm > 10.0), "pictures of another time agree with each other"
+    made.lost(moved(mm, 0.0, 0.0))
+    made.found(moved(0.0, 0.5, 0.0), CENTER_MM)
+    agreed(made, 0.0, moved(0.0, 0.5, 0.0))
+    assert not made.reason or mm < 10.0
+
+
+@pytest.mark.parametrize("cause", ["excused", "unwatched", "cleared", "first"])
+def test_what_is_found_elsewhere_with_a_cause(cause):
+    made = blame()
+    if cause == "excused":
+        made.excuse()
+    if cause == "unwatched":
+        made.carm_unwatched("hidden")
+    made.lost(None if cause == "first" else HERE)
+    if cause == "cleared":
+        made.clear()
+    made.found(moved(36.0, 0.0, 0.0), CENTER_MM)
+    assert not made.reason
+
+
+def test_an_excuse_holds_until_x_rays_agree():
+    made = blame()
+    made.excuse()
+    agreed(made, 0.0, HERE, sure=False)
+    made.shown_elsewhere(5.0, HERE, patient_moved=False, stood=True)
+    assert not made.reason
+    agreed(made, 0.0, HERE)
+    made.shown_elsewhere(5.0, HERE, patient_moved=False, stood=True)
+    assert made.reason
