@@ -425,8 +425,8 @@ class RegistrationOverTime:
 
     def restart(self, reason: str, volume_from_patient: Matrix) -> Loss:
         """X-rays were paired with wrong poses: begin again near a pose, 4x4, that explains them."""
+        self._blame.lost(self._last_confirmed)
         loss = self._lose(reason)
-        self._blame.excuse()
         self._last_confirmed = volume_from_patient
         return loss
 
