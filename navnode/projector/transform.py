@@ -25,8 +25,8 @@ _AIR_HU = -1000.0
 class XrayTransform:
     """Line integrals of volumes on one grid in several views, and their adjoint.
 
-    Memory: the volume once, and once more per thread as soon as the adjoint is asked for. It cannot be pickled: other
-    processes make one of their own.
+    Memory: the volume once (three times while it is made), and once more per thread, for the sum and for the result as
+    soon as the adjoint is asked for. It cannot be pickled: other processes make one of their own.
 
     Args:
         shape: (k, j, i) voxels of the grid.

@@ -378,10 +378,11 @@ def _sequence(image: TextImage, frames: Array, spacing: tuple[float, float], is_
     names = sorted({key.removesuffix("Transform") for each in by_frame for key in each if key.endswith("Transform")})
     transforms = {name: [_pose(path, n, each, name) for n, each in enumerate(by_frame)] for name in names}
     statuses = {name: [_status(each, name) for each in by_frame] for name in names}
+    _leave_out_none(path, transforms, statuses)
     silent = [name for name in names if not any(f"{name}{STATUS_KEY}" in each for each in by_frame)]
     if silent:
         tell(path, f"states no status of {', '.join(silent)}; taken for OK")
-    status_key = "Status" if is_nrrd else "ImageStatus"
+    status_key = "Status" if is_nrrd and not any("ImageStatus" in each for each in by_frame) else "ImageStatus"
     has_picture = np.array([pictures and is_ok(each.get(status_key, "")) for each in by_frame])
     odd = {each[status_key] for each in by_frame if each.get(status_key, "OK") not in ("OK", "INVALID", "")}
     if pictures and odd:
@@ -442,6 +443,18 @@ def _in_order(path: Path, sequence: Sequence) -> Sequence:
         {name: [statuses[n] for n in order] for name, statuses in sequence.statuses.items()},
         sequence.pictured[order],
     )
+
+
+def _leave_out_none(
+    path: Path, transforms: Mapping[str, list[Matrix | None]], statuses: Mapping[str, list[str]]
+) -> None:
+    """A matrix without axes is what some trackers write where they see nothing, whatever its status."""
+    for name, poses in transforms.items():
+        none = [n for n, pose in enumerate(poses) if pose is not None and not abs(np.linalg.det(pose[:3, :3])) > 0]
+        for n in none:
+            poses[n], statuses[name][n] = None, "INVALID"
+        if none:
+            tell(path, f"poses of {name} without axes, {len(none)}: taken as not seen")
 
 
 def _status(fields: Mapping[str, str], name: str) -> str:

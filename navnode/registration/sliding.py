@@ -83,14 +83,17 @@ class _Seen:
     """(3,), in the volume: where the marker's pose puts a point of the anatomy."""
     covariance: Matrix
     """(6, 6), rad and mm, in the volume's frame."""
-    beam: Matrix
-    """(3,), in the volume."""
     carm_point_mm: Matrix
     """(3,), the same point in the C-arm's frame."""
     turn: Matrix
     """(3, 3), from the C-arm's frame to the volume's."""
     marker_mm: Matrix | None
     """(3,), the same point in the tracker's frame, by the marker."""
+
+    @property
+    def beam(self) -> Matrix:
+        """(3,), in the volume."""
+        return np.asarray(self.turn[:, 2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,6 @@ class Sliding:
             volume_from_patient,
             point_mm,
             turned @ covariance @ turned.T,
-            volume_from_carm[:3, 2],
             carm_point_mm,
             volume_from_carm[:3, :3],
             marker_mm,

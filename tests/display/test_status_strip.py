@@ -213,7 +213,8 @@ def test_a_tone_on_loss_and_return_if_it_is_wanted():
 REASONS = {
     "the patient's marker is not seen yet": "PatientHidden",
     "the patient's marker was hidden and came back 7 mm away": "PatientMoved",
-    "X-rays show the patient 36 mm from where he was, and no marker was seen to move: accept it if he did": "FoundElsewhere",
+    "X-rays show the patient 36 mm from where he was, and no marker was seen to move: accept it if he "
+    "did": "FoundElsewhere",
     "the C-arm's marker jumped, and X-rays since show the patient elsewhere: which marker moved shows from 40 degrees "
     "aside": "CArmMarker",
     "the patient's marker was hidden; an X-ray would confirm that it has not moved": "PatientBack",

@@ -194,6 +194,24 @@ def test_statuses_and_missing_pictures_stay(tmp_path):
     assert np.array_equal(pictures, np.delete(FRAMES, 1, axis=0))
 
 
+def test_a_matrix_without_axes_is_not_seen(tmp_path, caplog):
+    none = " ".join(["0"] * 15 + ["1"])
+    path = mha(tmp_path / "s.igs.mha", frame_fields=lambda n: {"ProbeToTrackerTransform": none} if n == 2 else {})
+    found = sequences.read(path)
+    assert [pose is None for pose in found.transforms["ProbeToTracker"]] == [n == 2 for n in range(N)]
+    assert found.statuses["ProbeToTracker"] == ["INVALID" if n == 2 else "OK" for n in range(N)]
+    assert "poses of ProbeToTracker without axes, 1" in caplog.text
+
+
+def test_an_nrrd_may_say_of_its_pictures_what_a_metaimage_does(tmp_path):
+    path = nrrd(tmp_path / "s.nrrd")
+    content = path.read_bytes().replace(b"Seq_Frame0000_Status:=OK", b"Seq_Frame0000_ImageStatus:=INVALID")
+    path.write_bytes(
+        content.replace(b"Seq_Frame0001_Timestamp", b"Seq_Frame0001_ImageStatus:=OK\nSeq_Frame0001_Timestamp")
+    )
+    assert list(sequences.read(path).pictured[:2]) == [False, True]
+
+
 def test_colour_goes_through_a_session(tmp_path):
     path = mha(tmp_path / "s.igs.mha", RGB, ElementNumberOfChannels="3", UltrasoundImageType="RGB_COLOR")
     assert call("import", path, "--out", tmp_path / "s.mcap")[0] == 0
