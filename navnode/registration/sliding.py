@@ -69,7 +69,7 @@ _LATELY_S, _MOVES_MM_PER_S, _LATEST_S = 1.0, 3.0, 1.0
 """By its X-rays of so long the anatomy moves through the C-arm's frame if it is quicker; and how much older a picture
 may be than its stamp."""
 _ALONG_MM, _ALONG = 0.5, 0.3
-"""A move lies along a motion whose rest is as small as this, or as this part of it."""
+"""A move of more than this lies along a motion if its rest is as small as this, or as this part of it."""
 _STOOD_MM, _STOOD_SIGMAS, _AT_ONCE, _STANDS = 1.5, 4.0, 0.6, 0.4
 """A move of so much, beyond noise, of which one X-ray shows such a part, while the marker moved by no more than such a
 part of it."""
@@ -246,9 +246,9 @@ class Sliding:
         moved_mm = _middle([seen.point_mm for seen in lately[-_SETTLED:]]) - _middle(
             [seen.point_mm for seen in self._before]
         )
-        delay_s = float(moved_mm @ speed) / squared
+        mm, delay_s = float(np.linalg.norm(moved_mm)), float(moved_mm @ speed) / squared
         rest_mm = float(np.linalg.norm(moved_mm - delay_s * speed))
-        return abs(delay_s) <= _LATEST_S and rest_mm <= max(_ALONG_MM, _ALONG * float(np.linalg.norm(moved_mm)))
+        return mm > _ALONG_MM and abs(delay_s) <= _LATEST_S and rest_mm <= max(_ALONG_MM, _ALONG * mm)
 
     def _begin_again(self, before: Sequence[_Seen], newest: Sequence[_Seen], still_s: float) -> None:
         if not self._before:

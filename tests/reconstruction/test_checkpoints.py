@@ -11,7 +11,8 @@ from navnode.errors import ConfigError
 
 torch = pytest.importorskip("torch", reason="training needs the extra `train`")
 
-from navnode.reconstruction.training.checkpoints import end_at, resume, save  # noqa: E402
+checkpoints = pytest.importorskip("navnode.reconstruction.training.checkpoints")
+end_at, resume, save = checkpoints.end_at, checkpoints.resume, checkpoints.save
 
 
 def parts(width: int = 4):

@@ -49,3 +49,34 @@ def test_a_calibration_that_is_off_by_what_it_states_is_no_slide(off_mm):
 def test_a_slide_is_found_whatever_the_calibration_states(slide_s, deg_per_s):
     for source_sigma_mm in (0.0, 1.2):
         assert told_mm(source_sigma_mm, slid_mm=5.0, slide_s=slide_s, deg_per_s=deg_per_s) > 0.5
+
+
+def settles(moved_mm, *, until_s=9.0, mm_per_s=0.0, deg_per_s=0.0):
+    """Whether the marker is said to rest at the end, by ten X-rays a second, with a slide in the third second.
+
+    Args:
+        moved_mm: (3,), where it is from then on.
+        mm_per_s: speed of the anatomy through the C-arm's frame, along the volume's z.
+        deg_per_s: of the C-arm, which turns about an axis 60 mm beside the anatomy.
+    """
+    rng, sliding = np.random.default_rng(0), Sliding()
+    aside_mm = np.array([60.0, 0.0, 0.0])
+    for n in range(round(10 * until_s)):
+        at_s = n / 10
+        pose = g.pose_at(aside_mm, 700.0, orbital_deg=deg_per_s * at_s)
+        pose[2, 3] -= mm_per_s * at_s
+        moved = rng.normal(0, 0.05, 3) + np.array(moved_mm) * np.clip((at_s - 3.0) / 0.3, 0.0, 1.0)
+        sliding.add(round(at_s * 1e9), g.rigid(None, moved), pose, COVARIANCE, CENTER_MM)
+    return sliding.settled
+
+
+def test_a_marker_that_slid_rests_whatever_else_moves():
+    assert settles((0.0, 0.0, 3.0))
+    assert settles((3.0, 0.0, 0.0), mm_per_s=15.0), "across the motion"
+    assert settles((0.0, 0.0, 3.0), deg_per_s=10.0), "across the turn"
+
+
+def test_what_late_pictures_would_show_is_no_rest():
+    assert not settles((0.0, 0.0, 3.0), mm_per_s=15.0)
+    assert not settles((0.0, 0.0, -1.8), mm_per_s=-15.0)
+    assert settles((0.0, 0.0, 20.0), mm_per_s=15.0), "no picture is that late"
