@@ -50,8 +50,10 @@ class Blame:
         """Why the C-arm's marker may have moved on the C-arm, and number of X-rays since that agree."""
         self._excused = False
         """Whether something was seen since X-rays last agreed that explains where they show the patient."""
+        self._sound: Matrix | None = None
+        """volume_from_patient when nothing was doubted last."""
         self._before: Matrix | None = None
-        """volume_from_patient that X-rays showed before."""
+        """The same before X-rays showed the patient elsewhere."""
         self._lost_at: Matrix | None = None
         self._anew = False
         """Whether the registration was found anew since."""
@@ -68,14 +70,11 @@ class Blame:
         """The patient's marker moved or was hidden, or a clock was set: X-rays may show the patient elsewhere."""
         self._excused = True
 
-    def shown_elsewhere(
-        self, mm: float, before: Matrix, *, patient_moved: bool, turning: bool = False, stood: bool = False
-    ) -> None:
+    def shown_elsewhere(self, mm: float, *, patient_moved: bool, turning: bool = False, stood: bool = False) -> None:
         """X-rays show the patient elsewhere than tracking.
 
         Args:
             mm: by so much.
-            before: volume_from_patient, 4x4, that they showed before.
             patient_moved: whether tracking shows that the patient's marker moved.
             turning: whether the C-arm turns.
             stood: whether they showed it from one X-ray to the next, while the patient's marker stood still.
@@ -86,16 +85,16 @@ class Blame:
             return
         if why != _TURNING or not self.reason:  # what is known of it stays
             self._only_turned = why == _TURNING
-            self._blame(self._turn.format(why=why), before)
+            self._blame(self._turn.format(why=why), self._sound)
 
     def begun_anew(self) -> None:
         """The registration is another one, which knows nothing of X-rays before."""
         self._anew = True
 
-    def lost(self, confirmed: Matrix | None) -> None:
-        """The registration is lost by X-rays; it was last confirmed at ``volume_from_patient``, 4x4, if ever."""
-        if self._turn and confirmed is not None and not (self._excused or self._unwatched):
-            self._lost_at = confirmed if self._before is None else self._before
+    def lost(self) -> None:
+        """The registration is lost by X-rays."""
+        if self._turn and not (self._excused or self._unwatched):
+            self._lost_at = self._sound if self._before is None else self._before
 
     def found(self, volume_from_patient: Matrix, center_mm: Matrix) -> None:
         """The registration is confirmed: is it where it was when it was lost?
@@ -117,12 +116,14 @@ class Blame:
         Args:
             volume_from_carm, volume_from_patient: 4x4, as that X-ray, and as all together show it.
             center_mm: as :meth:`found`.
-            sure: whether nothing else is doubted.
+            sure: whether it is confirmed, and nothing else is doubted.
         """
         self._rested += 1
         if self._rested >= _RESTED:
             self._unwatched = ""
         self._excused = self._excused and not sure
+        if sure and not self.reason and self._lost_at is None:
+            self._sound = volume_from_patient
         if not self.reason or not sure or self._before is None:
             return
         moved_mm = _apart(volume_from_patient, self._before, center_mm)
@@ -136,7 +137,7 @@ class Blame:
         self._before = self._lost_at = None
         self._turns.clear()
 
-    def _blame(self, reason: str, before: Matrix) -> None:
+    def _blame(self, reason: str, before: Matrix | None) -> None:
         if self._before is None:
             self._before, self._anew = before, False
         self.reason = reason

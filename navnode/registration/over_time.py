@@ -285,7 +285,7 @@ class RegistrationOverTime:
                     registration.volume_from_carm,
                     self.filter.volume_from_patient,
                     self.filter.rotation_center_mm,
-                    sure=not self._unsure_frames,
+                    sure=self.confirmed and not self._unsure_frames,
                 )
                 self._unsure_frames = max(self._slides, self._unsure_frames - 1)
                 if self._at_rest is not None and not self._unsure_frames:
@@ -410,12 +410,8 @@ class RegistrationOverTime:
 
     def _doubt_markers(self, mm: float, *, stood: bool = False) -> None:
         """X-rays show the patient elsewhere by so much: perhaps it is not his marker that moved."""
-        before = self._at_rest or self.filter
-        if before is not None:
-            moved, turning = self._patient_moved, self._turned_first if self._at_rest else self._sliding.turning
-            self._blame.shown_elsewhere(
-                mm, before.volume_from_patient, patient_moved=moved, turning=turning, stood=stood
-            )
+        turning = self._turned_first if self._at_rest else self._sliding.turning
+        self._blame.shown_elsewhere(mm, patient_moved=self._patient_moved, turning=turning, stood=stood)
 
     def reject(self) -> Loss:
         """The operator rejects the registration: search again from the configured start."""
@@ -425,7 +421,7 @@ class RegistrationOverTime:
 
     def restart(self, reason: str, volume_from_patient: Matrix) -> Loss:
         """X-rays were paired with wrong poses: begin again near a pose, 4x4, that explains them."""
-        self._blame.lost(self._last_confirmed)
+        self._blame.lost()
         loss = self._lose(reason)
         self._last_confirmed = volume_from_patient
         return loss
@@ -514,7 +510,7 @@ class RegistrationOverTime:
             return self._lose(f"registration lost: {reason}")
         if reason == self._wording.contradict:
             self._doubt_markers(np.inf)
-        self._blame.lost(self._last_confirmed)
+        self._blame.lost()
         return self._lose(f"registration lost: {reason}")
 
     def _lose(self, reason: str) -> Loss:
