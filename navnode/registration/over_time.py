@@ -157,8 +157,8 @@ class RegistrationOverTime:
 
     @property
     def blamed(self) -> str:
-        """Why X-rays and tracking disagree, and which is wrong is not known; or ''."""
-        return self._blame.reason
+        """Why X-rays and tracking disagree, and which is wrong is not known, or not known yet; or ''."""
+        return self._blame.reason or (self._unsure_why if self._slides else "")
 
     @property
     def doubted(self) -> bool:
