@@ -81,7 +81,7 @@ class Blame:
         """
         self._turns.clear()
         why = self._unwatched or ("" if self._excused else _STOOD if stood else _TURNING if turning else "")
-        if mm < _LEAST_MM or not why or patient_moved or not self._turn:
+        if mm < _LEAST_MM or not why or patient_moved or not self._turn or self._sound is None:
             return
         if why != _TURNING or not self.reason:  # what is known of it stays
             self._only_turned = why == _TURNING
@@ -137,7 +137,7 @@ class Blame:
         self._before = self._lost_at = None
         self._turns.clear()
 
-    def _blame(self, reason: str, before: Matrix | None) -> None:
+    def _blame(self, reason: str, before: Matrix) -> None:
         if self._before is None:
             self._before, self._anew = before, False
         self.reason = reason

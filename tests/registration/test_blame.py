@@ -48,6 +48,12 @@ def test_little_or_what_tracking_shows_needs_no_other_side(why):
     assert not Blame("", "").reason
 
 
+def test_before_anything_was_sound_nothing_can_be_elsewhere():
+    made = Blame("{why}: turn", "{mm:.0f} mm off")
+    made.shown_elsewhere(5.0, patient_moved=False, stood=True)
+    assert not made.reason, "which nothing but the operator could end"
+
+
 @pytest.mark.parametrize(("why", "least_deg"), [({"stood": True}, 37.5), ({"turning": True}, 29.0)])
 def test_what_agrees_from_aside_was_the_patients(why, least_deg):
     made, state = blame(), moved(4.0, 0.0, 0.0)
