@@ -31,6 +31,7 @@ _ELSEWHERE_MM, _FAR_MM = 4.0, 10.0
 far off in depth. From the latter on another side proves nothing: pictures of another time agree with each other."""
 
 _STOOD, _TURNING, _UNSEEN = "the patient's marker stood still", "the C-arm turned", "no marker was seen to move"
+_CREPT = "the C-arm's marker moved while the C-arm rested"
 
 
 class Blame:
@@ -57,6 +58,8 @@ class Blame:
         self._lost_at: Matrix | None = None
         self._anew = False
         """Whether the registration was found anew since."""
+        self._creeps = False
+        """Whether the C-arm's marker was seen to move on it, and what X-rays show together lags behind: still near."""
         self._only_turned = False
         """Whether nothing says that it was the C-arm's marker, but that the C-arm turned."""
         self._turns: list[Matrix] = []
@@ -87,6 +90,17 @@ class Blame:
             self._only_turned = why == _TURNING
             self._blame(self._turn.format(why=why), self._sound)
 
+    def carm_crept(self, before: Matrix) -> None:
+        """The tracker saw the C-arm's marker move by as much as X-rays show the patient elsewhere, and the C-arm rests.
+
+        Args:
+            before: volume_from_patient of before that, 4x4.
+        """
+        self._turns.clear()
+        if self._turn:
+            self._only_turned, self._creeps = False, True
+            self._blame(self._turn.format(why=_CREPT), before)
+
     def begun_anew(self) -> None:
         """The registration is another one, which knows nothing of X-rays before."""
         self._anew = True
@@ -108,7 +122,8 @@ class Blame:
         mm = float(np.linalg.norm(_apart(volume_from_patient, before, center_mm)))
         if mm > _ELSEWHERE_MM:
             self._accept_only = mm > _FAR_MM
-            self._blame(self._far.format(mm=mm) if self._accept_only else self._turn.format(why=_UNSEEN), before)
+            if self._accept_only or not self.reason:  # what is known of it stays
+                self._blame(self._far.format(mm=mm) if self._accept_only else self._turn.format(why=_UNSEEN), before)
 
     def agreed(self, volume_from_carm: Matrix, volume_from_patient: Matrix, center_mm: Matrix, *, sure: bool) -> None:
         """An X-ray agrees with the state.
@@ -133,7 +148,7 @@ class Blame:
 
     def clear(self) -> None:
         """It is known now, or the operator says it."""
-        self.reason, self._unwatched, self._accept_only = "", "", False
+        self.reason, self._unwatched, self._accept_only, self._creeps = "", "", False, False
         self._before = self._lost_at = None
         self._turns.clear()
 
@@ -145,7 +160,9 @@ class Blame:
     def _is_back(self, apart_mm: Matrix, beam: Matrix) -> bool:
         deep_mm = float(apart_mm @ beam)
         aside_mm = float(np.linalg.norm(apart_mm - deep_mm * beam))
-        return aside_mm <= _BACK_MM and abs(deep_mm) <= (_BACK_DEEP_MM if self._anew else _BACK_MM)
+        near = aside_mm <= _BACK_MM and abs(deep_mm) <= (_BACK_DEEP_MM if self._anew else _BACK_MM)
+        self._creeps = self._creeps and near
+        return near and not self._creeps
 
     def _would_show(self, moved_mm: Matrix, turn: Matrix) -> bool:
         """Whether the C-arm has turned so far that a move of what turns with it would be another one now.

@@ -15,6 +15,7 @@ from navnode import geometry as g
 from navnode.config import CArmSection, RegistrationSection, matrix
 from navnode.registration.blame import Blame
 from navnode.registration.fusion import FRAMES_PER_LOOK, GATE, ONE_VIEW, SEVERAL_VIEWS, PatientFilter, measurement
+from navnode.registration.resting import CArmAtRest
 from navnode.registration.sides import DIFFERS, ELSEWHERE, FIRST_TIME, LOOKS, REPEATED, Sides
 from navnode.registration.sliding import Sliding
 from navnode.types import (
@@ -120,6 +121,7 @@ class RegistrationOverTime:
         self._usual: deque[float] = deque(maxlen=_USUAL)
         self._recent: deque[Validity] = deque(maxlen=_RECENT)
         self._sliding = Sliding(source_sigma_mm)
+        self._carm_at_rest = CArmAtRest()
         self._at_rest: PatientFilter | None = None
         """What was known before the marker moved, until X-rays have shown where it rests now."""
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
@@ -254,6 +256,7 @@ class RegistrationOverTime:
                 else:
                     self._loosen(self._wording.slides.format(mm=slid.mm))
                     self._doubt_markers(slid.mm, stood=slid.stood)
+            self._look_at_carm(request, measured, tracker_from_patient)
             self._innovations.append(self.filter.innovation(measured))
             self._distances.append(self.filter.surprise(self._innovations[-1], covariance))
             if self._contradicted() or not self.filter.agrees(measured, covariance):
@@ -376,6 +379,7 @@ class RegistrationOverTime:
         self._patient_moved = True
         self._blame.excuse()
         self._sliding.moved()
+        self._carm_at_rest.forget()
         self._loosen(reason)
 
     def carm_unwatched(self, reason: str) -> None:
@@ -413,6 +417,23 @@ class RegistrationOverTime:
         turning = self._turned_first if self._at_rest else self._sliding.turning
         self._blame.shown_elsewhere(mm, patient_moved=self._patient_moved, turning=turning, stood=stood)
 
+    def _look_at_carm(
+        self, request: RegistrationRequest, volume_from_patient: Matrix, tracker_from_patient: Matrix | None
+    ) -> None:
+        """Whether an X-ray, and markers, 4x4 each, show that the C-arm's moves on a C-arm that rests."""
+        if self.filter is None or tracker_from_patient is None or not self.confirmed or self._patient_moved:
+            return
+        before = self._carm_at_rest.before_creep(
+            request.frame.timestamp_ns,
+            tracker_from_patient,
+            request.patient_from_carm,
+            volume_from_patient,
+            self.filter.volume_from_patient,
+            self.filter.rotation_center_mm,
+        )
+        if before is not None:
+            self._blame.carm_crept(before)
+
     def reject(self) -> Loss:
         """The operator rejects the registration: search again from the configured start."""
         self._last_confirmed = None
@@ -437,6 +458,7 @@ class RegistrationOverTime:
         if self._blame.reason or not self.confirmed:
             self._accepted = True
             self._blame.clear()
+            self._carm_at_rest.forget()
             self.unsure("accepted by the operator, not confirmed by X-rays yet")
         return ""
 
@@ -486,6 +508,7 @@ class RegistrationOverTime:
     def _begin(self, candidate: PatientFilter, good: int) -> None:
         self.filter = candidate
         self._blame.begun_anew()
+        self._carm_at_rest.forget()
         self._rests()
         self.searching, self._good, self._bad, self._accepted = False, good, 0, False
         self._unsure_frames = self._searches = 0
