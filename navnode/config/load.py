@@ -43,7 +43,10 @@ def load(path: str | Path) -> Config:
     """
     path = find(path)
     folder = path.parent.resolve()  # relative paths are relative to the file
-    loaded = parse(_with_presets(_read(path), folder), str(path))
+    data = _read(path)
+    if "node" in data and data.keys() <= set(WorkerConfig.__struct_fields__):
+        raise ConfigError(f"{path} is a worker's configuration, for `navnode worker`")
+    loaded = parse(_with_presets(data, folder), str(path))
 
     def beside(tls: Tls | None) -> Tls | None:
         if tls is None:

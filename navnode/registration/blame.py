@@ -18,19 +18,18 @@ __all__ = ["Blame"]
 _LEAST_MM = 1.0
 """Discrepancy from which it may be another's than the patient's marker, where that did not move or nobody watched the
 C-arm's: slides of the patient's are mostly noticed before they are as large."""
-_SHOWS, _SHOWS_TURNING, _APART_RAD = 0.64, 0.5, 0.07
-"""The C-arm must have turned between X-rays that agree after that until what moved on it would show by the first part
-of the move, some 40 degrees aside of it; by 30 degrees where nothing but the turn speaks for it. X-rays that differ by
-less than the last say nothing new."""
+_SHOWS, _APART_RAD = 0.64, 0.07
+"""The C-arm must have turned between X-rays that agree after that until what moved on it would show by such a part of
+the move, some 40 degrees aside of it. X-rays that differ by less than the latter say nothing new."""
 _RESTED = 15
 """Number of X-rays that agree since the C-arm's marker was not watched: it has not moved."""
-_BACK_MM, _BACK_DEEP_MM = 0.8, 3.0
+_BACK_MM, _BACK_DEEP_MM = _LEAST_MM, 3.0
 """So near to where it was before, nothing moved; along the beam where one view found it anew."""
 _ELSEWHERE_MM, _FAR_MM = 4.0, 10.0
 """A registration that is lost without a reason and found again is elsewhere from the former on: one view may find it so
 far off in depth. From the latter on another side proves nothing: pictures of another time agree with each other."""
 
-_STOOD, _TURNING, _UNSEEN = "the patient's marker stood still", "the C-arm turned", "no marker was seen to move"
+_UNSEEN = "no marker was seen to move"
 _CREPT = "the C-arm's marker moved while the C-arm rested"
 
 
@@ -60,8 +59,6 @@ class Blame:
         """Whether the registration was found anew since."""
         self._creeps = False
         """Whether the C-arm's marker was seen to move on it, and what X-rays show together lags behind: still near."""
-        self._only_turned = False
-        """Whether nothing says that it was the C-arm's marker, but that the C-arm turned."""
         self._turns: list[Matrix] = []
         """(3, 3), from the C-arm's frame to the volume's: of X-rays that agree since."""
 
@@ -73,24 +70,27 @@ class Blame:
         """The patient's marker moved or was hidden, or a clock was set: X-rays may show the patient elsewhere."""
         self._excused = True
 
-    def shown_elsewhere(self, mm: float, *, patient_moved: bool, turning: bool = False, stood: bool = False) -> None:
+    def shown_elsewhere(self, mm: float, *, patient_moved: bool) -> None:
         """X-rays show the patient elsewhere than tracking.
 
         Args:
             mm: by so much.
             patient_moved: whether tracking shows that the patient's marker moved.
-            turning: whether the C-arm turns.
-            stood: whether they showed it from one X-ray to the next, while the patient's marker stood still.
         """
         self._turns.clear()
-        why = self._unwatched or ("" if self._excused else _STOOD if stood else _TURNING if turning else "")
+        why = self._unwatched or ("" if self._excused else _UNSEEN)
         if mm < _LEAST_MM or not why or patient_moved or not self._turn or self._sound is None:
             return
-        if why != _TURNING or not self.reason:  # what is known of it stays
-            self._only_turned = why == _TURNING
+        if self._unwatched or not self.reason:  # what is known of it stays
             self._blame(self._turn.format(why=why), self._sound)
 
-    def carm_crept(self, before: Matrix) -> None:
+    def was_the_patients(self, by_mm: Matrix) -> None:
+        """The tracker saw his marker move on him, (3,) in the volume, and X-rays show it: so much is no doubt."""
+        moved = g.rigid(None, by_mm)
+        self._sound = None if self._sound is None else moved @ self._sound
+        self._before = None if self._before is None else moved @ self._before
+
+    def was_the_carms(self, before: Matrix) -> None:
         """The tracker saw the C-arm's marker move by as much as X-rays show the patient elsewhere, and the C-arm rests.
 
         Args:
@@ -98,7 +98,7 @@ class Blame:
         """
         self._turns.clear()
         if self._turn:
-            self._only_turned, self._creeps = False, True
+            self._creeps = True
             self._blame(self._turn.format(why=_CREPT), before)
 
     def begun_anew(self) -> None:
@@ -165,18 +165,12 @@ class Blame:
         return near and not self._creeps
 
     def _would_show(self, moved_mm: Matrix, turn: Matrix) -> bool:
-        """Whether the C-arm has turned so far that a move of what turns with it would be another one now.
-
-        A move along the axis about which it turned would not; but then it is rather the patient's marker that slid,
-        where nothing speaks for the C-arm's.
-        """
-        part = _SHOWS
-        if self._only_turned:
-            moved_mm, part = turn[:, 2], _SHOWS_TURNING
+        """Whether the C-arm has turned so far that a move of what turns with it would be another one now; one along the
+        axis about which it turned would not."""
         shown = [float(np.linalg.norm(turn @ (then.T @ moved_mm) - moved_mm)) for then in self._turns]
         if not self._turns or np.trace(turn.T @ self._turns[-1]) < 1 + 2 * np.cos(_APART_RAD):
             self._turns.append(turn)
-        return max(shown, default=0.0) >= part * float(np.linalg.norm(moved_mm))
+        return max(shown, default=0.0) >= _SHOWS * float(np.linalg.norm(moved_mm))
 
 
 def _apart(one: Matrix, other: Matrix, point_mm: Matrix) -> Matrix:

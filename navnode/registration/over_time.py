@@ -15,9 +15,9 @@ from navnode import geometry as g
 from navnode.config import CArmSection, RegistrationSection, matrix
 from navnode.registration.blame import Blame
 from navnode.registration.fusion import FRAMES_PER_LOOK, GATE, ONE_VIEW, SEVERAL_VIEWS, PatientFilter, measurement
-from navnode.registration.resting import CArmAtRest
 from navnode.registration.sides import DIFFERS, ELSEWHERE, FIRST_TIME, LOOKS, REPEATED, Sides
 from navnode.registration.sliding import Sliding
+from navnode.registration.witness import Moved, Witness
 from navnode.types import (
     Effort,
     Matrix,
@@ -121,7 +121,7 @@ class RegistrationOverTime:
         self._usual: deque[float] = deque(maxlen=_USUAL)
         self._recent: deque[Validity] = deque(maxlen=_RECENT)
         self._sliding = Sliding(source_sigma_mm)
-        self._carm_at_rest = CArmAtRest()
+        self._witness = Witness()
         self._at_rest: PatientFilter | None = None
         """What was known before the marker moved, until X-rays have shown where it rests now."""
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
@@ -129,8 +129,6 @@ class RegistrationOverTime:
         self._tracked, self._untracked_why = True, ""
         self._accepted = self._located = False
         self._sparse, self._sides = False, Sides()
-        self._turned_first = False
-        """Whether the C-arm turned when X-rays first showed that the marker had moved: what slides at rest is his."""
         self._blame = Blame(self._wording.turn, self._wording.far)
         self._patient_moved = False
         """Whether tracking shows that the patient's marker moved, and X-rays not yet where it rests."""
@@ -235,12 +233,7 @@ class RegistrationOverTime:
         if registration.views > 1 and not self._located:
             self._sliding.forget()  # what depth was before is a guess
         slid = self._sliding.add(
-            timestamp_ns,
-            measured,
-            registration.volume_from_carm,
-            registration.covariance,
-            rotation_center_mm,
-            None if tracker_from_patient is None else g.transform(tracker_from_patient, rotation_center_mm),
+            timestamp_ns, measured, registration.volume_from_carm, registration.covariance, rotation_center_mm
         )
         located = registration.views > 1
         if self.searching or self.filter is None or (located and not self._located):
@@ -255,8 +248,8 @@ class RegistrationOverTime:
                     self.unsure(self._wording.surprises)
                 else:
                     self._loosen(self._wording.slides.format(mm=slid.mm))
-                    self._doubt_markers(slid.mm, stood=slid.stood)
-            self._look_at_carm(request, measured, tracker_from_patient)
+                    self._doubt_markers(slid.mm)
+            self._ask_tracker(request, measured, tracker_from_patient)
             self._innovations.append(self.filter.innovation(measured))
             self._distances.append(self.filter.surprise(self._innovations[-1], covariance))
             if self._contradicted() or not self.filter.agrees(measured, covariance):
@@ -284,12 +277,15 @@ class RegistrationOverTime:
                 together <= _UNMOVED if self._marker_moved and slip is None else self._distances[-1] <= surprises
             )
             if shown_again and slid is None:
+                blamed = self._blame.reason
                 self._blame.agreed(
                     registration.volume_from_carm,
                     self.filter.volume_from_patient,
                     self.filter.rotation_center_mm,
                     sure=self.confirmed and not self._unsure_frames,
                 )
+                if blamed and not self._blame.reason:
+                    self._witness.settle(self.filter.volume_from_patient)
                 self._unsure_frames = max(self._slides, self._unsure_frames - 1)
                 if self._at_rest is not None and not self._unsure_frames:
                     self._rests()
@@ -379,7 +375,7 @@ class RegistrationOverTime:
         self._patient_moved = True
         self._blame.excuse()
         self._sliding.moved()
-        self._carm_at_rest.forget()
+        self._witness.forget()
         self._loosen(reason)
 
     def carm_unwatched(self, reason: str) -> None:
@@ -397,8 +393,6 @@ class RegistrationOverTime:
         self.unsure(reason)
         self._marker_moved = True
         self._innovations.clear()
-        if self._at_rest is None:
-            self._turned_first = self._sliding.turning
         if self.filter is not None:
             self._at_rest = self._at_rest or self.filter.copy()
             self.filter.loosen()
@@ -411,19 +405,20 @@ class RegistrationOverTime:
     def _rests(self) -> None:
         self._at_rest, self._patient_moved = None, False
         self._sliding.rested()
+        if self.filter is not None and not self._blame.reason:
+            self._witness.settle(self.filter.volume_from_patient)
 
-    def _doubt_markers(self, mm: float, *, stood: bool = False) -> None:
+    def _doubt_markers(self, mm: float) -> None:
         """X-rays show the patient elsewhere by so much: perhaps it is not his marker that moved."""
-        turning = self._turned_first if self._at_rest else self._sliding.turning
-        self._blame.shown_elsewhere(mm, patient_moved=self._patient_moved, turning=turning, stood=stood)
+        self._blame.shown_elsewhere(mm, patient_moved=self._patient_moved)
 
-    def _look_at_carm(
+    def _ask_tracker(
         self, request: RegistrationRequest, volume_from_patient: Matrix, tracker_from_patient: Matrix | None
     ) -> None:
-        """Whether an X-ray, and markers, 4x4 each, show that the C-arm's moves on a C-arm that rests."""
+        """What the tracker saw to move by what X-rays show; the X-ray's pose, and the marker's, 4x4."""
         if self.filter is None or tracker_from_patient is None or not self.confirmed or self._patient_moved:
             return
-        before = self._carm_at_rest.before_creep(
+        evidence = self._witness.add(
             request.frame.timestamp_ns,
             tracker_from_patient,
             request.patient_from_carm,
@@ -431,8 +426,12 @@ class RegistrationOverTime:
             self.filter.volume_from_patient,
             self.filter.rotation_center_mm,
         )
-        if before is not None:
-            self._blame.carm_crept(before)
+        if evidence is None:
+            return
+        if evidence.moved is Moved.PATIENTS:
+            self._blame.was_the_patients(evidence.by_mm)
+        else:
+            self._blame.was_the_carms(evidence.before)
 
     def reject(self) -> Loss:
         """The operator rejects the registration: search again from the configured start."""
@@ -458,7 +457,7 @@ class RegistrationOverTime:
         if self._blame.reason or not self.confirmed:
             self._accepted = True
             self._blame.clear()
-            self._carm_at_rest.forget()
+            self._witness.forget()
             self.unsure("accepted by the operator, not confirmed by X-rays yet")
         return ""
 
@@ -508,7 +507,6 @@ class RegistrationOverTime:
     def _begin(self, candidate: PatientFilter, good: int) -> None:
         self.filter = candidate
         self._blame.begun_anew()
-        self._carm_at_rest.forget()
         self._rests()
         self.searching, self._good, self._bad, self._accepted = False, good, 0, False
         self._unsure_frames = self._searches = 0

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -63,16 +62,11 @@ _STILL_MM, _STILL_SIGMAS = 0.3, 3.0
 """How far the last third of them may then be from the first: this, or so many sigmas and what is steady."""
 
 
-_TURNING_S, _TURNING_RAD = 1.0, 0.05
-"""A C-arm turns whose X-rays of so long differ by so much."""
 _LATELY_S, _MOVES_MM_PER_S, _LATEST_S = 1.0, 3.0, 1.0
 """By its X-rays of so long the anatomy moves through the C-arm's frame if it is quicker; and how much older a picture
 may be than its stamp."""
 _ALONG_MM, _ALONG = 0.5, 0.3
 """A move of more than this lies along a motion if its rest is as small as this, or as this part of it."""
-_STOOD_MM, _STOOD_SIGMAS, _AT_ONCE, _STANDS = 1.5, 4.0, 0.6, 0.4
-"""A move of so much, beyond noise, of which one X-ray shows such a part, while the marker moved by no more than such a
-part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +81,6 @@ class _Seen:
     """(3,), the same point in the C-arm's frame."""
     turn: Matrix
     """(3, 3), from the C-arm's frame to the volume's."""
-    marker_mm: Matrix | None
-    """(3,), the same point in the tracker's frame, by the marker."""
 
     @property
     def beam(self) -> Matrix:
@@ -104,8 +96,6 @@ class Slid:
     """How far it slid on the patient within the last seconds."""
     hint: bool
     """Whether that is one X-ray's word alone, or chance more than once in hours."""
-    stood: bool = False
-    """Whether it did from one X-ray to the next, while tracking shows that the marker stood still: then it did not."""
 
 
 class Sliding:
@@ -140,7 +130,6 @@ class Sliding:
         volume_from_carm: Matrix,
         covariance: Matrix,
         center_mm: Matrix,
-        marker_mm: Matrix | None = None,
     ) -> Slid | None:
         """Add an X-ray; returns how far the marker slid on the patient; None: not noticeably.
 
@@ -149,7 +138,6 @@ class Sliding:
             volume_from_carm: pose by this X-ray, 4x4.
             covariance: 6x6 (rad, mm) of that pose.
             center_mm: (3,), a point of the anatomy in the marker's frame.
-            marker_mm: (3,), where the marker puts that point in the tracker's frame; None: not known.
         """
         point_mm, turned = g.transform(volume_from_patient, center_mm), np.kron(np.eye(2), volume_from_carm[:3, :3])
         carm_point_mm = g.transform(g.inverse(volume_from_carm), point_mm)
@@ -160,7 +148,6 @@ class Sliding:
             turned @ covariance @ turned.T,
             carm_point_mm,
             volume_from_carm[:3, :3],
-            marker_mm,
         )
         if self._seen:
             last = self._seen[-1]
@@ -217,16 +204,6 @@ class Sliding:
         known = float(np.linalg.eigvalsh(covariance[3:, 3:])[-1]) <= _KNOWN_MM**2
         return (after - before, covariance) if known else None
 
-    @property
-    def turning(self) -> bool:
-        """Whether the C-arm turns: what moved on it turns with it."""
-        if not self._seen:
-            return False
-        now = self._seen[-1]
-        beams = [seen.beam for seen in self._seen if now.at_s - seen.at_s <= _TURNING_S]
-        beams += [seen.beam for seen in self._before if now.at_s - seen.at_s <= _TURNING_S]
-        return min(float(now.beam @ beam) for beam in beams) < float(np.cos(_TURNING_RAD))
-
     # --- inside ----------------------------------------------------------------------------------
 
     def _late(self) -> bool:
@@ -281,23 +258,7 @@ class Sliding:
         distance = float(step_mm @ np.linalg.solve(uncertainty, step_mm))
         if distance <= _HINT_GATE:
             return None
-        hint = count == 1 or distance <= _GATE
-        return Slid(apart_mm, hint=hint, stood=not hint and self._stood(newest[0], apart_mm))
-
-    def _stood(self, first: _Seen, apart_mm: float) -> bool:
-        """Whether a move came with one X-ray since the one before ``first``, while the marker stood still."""
-        seen = list(self._seen)
-        at = next(n for n, each in enumerate(seen) if each is first)
-        noise_mm = float(np.sqrt(2 * np.linalg.eigvalsh(self._noise(len(seen) - at)[3:, 3:])[-1]))
-        least_mm = max(_STOOD_MM, _AT_ONCE * apart_mm, _STOOD_SIGMAS * noise_mm)
-        for one, next_one in pairwise(seen[max(0, at - 1) :]):
-            if one.marker_mm is None or next_one.marker_mm is None:
-                continue
-            at_once_mm = float(np.linalg.norm(next_one.point_mm - one.point_mm))
-            marker_mm = float(np.linalg.norm(next_one.marker_mm - one.marker_mm))
-            if at_once_mm > least_mm and marker_mm < _STANDS * at_once_mm:
-                return True
-        return False
+        return Slid(apart_mm, hint=count == 1 or distance <= _GATE)
 
     def _uncertainty(self, before: Sequence[_Seen], after: Sequence[_Seen], without: int) -> tuple[Matrix, Matrix]:
         """Of the difference between two groups if nothing moved, 6x6 (rad, mm), in the volume's frame.

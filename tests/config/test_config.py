@@ -36,6 +36,11 @@ def test_a_shipped_preset_is_found_by_its_name(path):
     assert config.preset(path) == config.preset(f"carms/{path.name}")
 
 
+def test_a_workers_configuration_is_named_as_one():
+    with pytest.raises(ConfigError, match="a worker's configuration, for `navnode worker`"):
+        config.load(LAUNCH / "gpu-worker.toml")
+
+
 def test_defaults_suffice():
     loaded = parse("")
     assert loaded.console.port == 18944 and loaded.console.host == "127.0.0.1"

@@ -31,33 +31,57 @@ def agreed(made: Blame, deg: float, state: np.ndarray, *, sure: bool = True) -> 
     made.agreed(from_side(deg), state, CENTER_MM, sure=sure)
 
 
-def test_a_move_at_rest_is_the_patients():
-    made = blame()
-    made.shown_elsewhere(5.0, patient_moved=False)
+def test_a_move_that_the_tracker_saw_his_marker_make_is_no_doubt():
+    made, state = blame(), moved(4.0, 0.0, 0.0)
+    made.shown_elsewhere(4.0, patient_moved=False)
+    agreed(made, 0.0, state)
+    assert made.reason == "no marker was seen to move: turn"
+    made.was_the_patients(np.array([2.5, 0.0, 0.0]))
+    agreed(made, 0.0, state)
+    assert made.reason, "of which so much is another's"
+    made.was_the_patients(np.array([1.3, 0.0, 0.0]))
+    agreed(made, 0.0, state)
     assert not made.reason
 
 
-@pytest.mark.parametrize("why", [{"stood": True}, {"turning": True}])
-def test_little_or_what_tracking_shows_needs_no_other_side(why):
+def test_what_was_seen_before_x_rays_showed_enough_counts():
     made = blame()
-    made.shown_elsewhere(0.9, patient_moved=False, **why)
-    made.shown_elsewhere(5.0, patient_moved=True, **why)
+    made.was_the_patients(np.array([4.0, 0.0, 0.0]))
+    made.shown_elsewhere(4.0, patient_moved=False)
+    agreed(made, 0.0, moved(4.0, 0.0, 0.0))
+    assert not made.reason
+
+
+def test_what_the_tracker_saw_the_carms_marker_make_lasts_while_x_rays_follow_it():
+    made = blame()
+    made.was_the_carms(HERE)
+    for mm in (0.3, 0.7, 1.2, 4.0):
+        agreed(made, 0.0, moved(mm, 0.0, 0.0))
+        assert "C-arm's marker moved" in made.reason
+    agreed(made, 0.0, HERE)
+    assert not made.reason, "it is back"
+
+
+def test_little_or_what_tracking_shows_needs_no_other_side():
+    made = blame()
+    made.shown_elsewhere(0.9, patient_moved=False)
+    made.shown_elsewhere(5.0, patient_moved=True)
     made.excuse()
-    made.shown_elsewhere(5.0, patient_moved=False, **why)
+    made.shown_elsewhere(5.0, patient_moved=False)
     assert not made.reason
     assert not Blame("", "").reason
 
 
 def test_before_anything_was_sound_nothing_can_be_elsewhere():
     made = Blame("{why}: turn", "{mm:.0f} mm off")
-    made.shown_elsewhere(5.0, patient_moved=False, stood=True)
+    made.shown_elsewhere(5.0, patient_moved=False)
     assert not made.reason, "which nothing but the operator could end"
 
 
-@pytest.mark.parametrize(("why", "least_deg"), [({"stood": True}, 37.5), ({"turning": True}, 29.0)])
-def test_what_agrees_from_aside_was_the_patients(why, least_deg):
+def test_what_agrees_from_aside_was_the_patients():
+    least_deg = 37.5
     made, state = blame(), moved(4.0, 0.0, 0.0)
-    made.shown_elsewhere(4.0, patient_moved=False, **why)
+    made.shown_elsewhere(4.0, patient_moved=False)
     for deg in np.arange(0.0, least_deg - 1, 1.0):
         agreed(made, deg, state)
     agreed(made, least_deg + 30, state, sure=False)
@@ -68,7 +92,7 @@ def test_what_agrees_from_aside_was_the_patients(why, least_deg):
 
 def test_a_move_along_the_axis_of_the_turn_looks_the_same_from_every_side():
     made, state = blame(), moved(0.0, 0.0, 4.0)
-    made.shown_elsewhere(4.0, patient_moved=False, stood=True)
+    made.shown_elsewhere(4.0, patient_moved=False)
     for deg in range(0, 180, 5):
         agreed(made, deg, state)
     assert made.reason
@@ -78,9 +102,11 @@ def test_a_move_along_the_axis_of_the_turn_looks_the_same_from_every_side():
 
 def test_who_is_back_has_not_moved():
     made = blame()
-    made.shown_elsewhere(4.0, patient_moved=False, stood=True)
-    made.shown_elsewhere(3.0, patient_moved=False, turning=True)
-    assert made.reason == "the patient's marker stood still: turn", "what is known of it stays"
+    made.shown_elsewhere(4.0, patient_moved=False)
+    made.carm_unwatched("hidden")
+    made.shown_elsewhere(3.0, patient_moved=False)
+    made.shown_elsewhere(3.0, patient_moved=False)
+    assert made.reason == "hidden: turn", "what is known of it stays"
     agreed(made, 0.0, moved(0.5, 0.0, 0.0))
     assert not made.reason
 
@@ -89,7 +115,7 @@ def test_one_view_finds_it_anew_to_some_millimetres_in_depth():
     beam = from_side(0.0)[:3, 2]
     for anew in (False, True):
         made = blame()
-        made.shown_elsewhere(4.0, patient_moved=False, stood=True)
+        made.shown_elsewhere(4.0, patient_moved=False)
         if anew:
             made.begun_anew()
         agreed(made, 0.0, moved(*(2.0 * beam)))
@@ -129,8 +155,8 @@ def test_an_excuse_holds_until_x_rays_agree():
     made = blame()
     made.excuse()
     agreed(made, 0.0, HERE, sure=False)
-    made.shown_elsewhere(5.0, patient_moved=False, stood=True)
+    made.shown_elsewhere(5.0, patient_moved=False)
     assert not made.reason
     agreed(made, 0.0, HERE)
-    made.shown_elsewhere(5.0, patient_moved=False, stood=True)
+    made.shown_elsewhere(5.0, patient_moved=False)
     assert made.reason
