@@ -47,8 +47,10 @@ _MOVED_MM, _TURNED_RAD = 1.5, 0.015
 class Moved(Enum):
     """What was seen to move by what X-rays show."""
 
-    PATIENTS = "the patient's marker, on the patient"
-    CARMS = "the C-arm's marker, on the C-arm"
+    PATIENTS = "patients"
+    """The patient's marker, on the patient."""
+    CARMS = "carms"
+    """The C-arm's marker, on the C-arm."""
 
 
 @dataclass(frozen=True, slots=True)
