@@ -181,6 +181,17 @@ def test_views_that_share_one_motion_give_a_geometry_to_rely_on(body, registrati
         assert np.linalg.norm(seen - truly, axis=1).max() < 0.6 < found.patient_mm
 
 
+@pytest.mark.parametrize("moved_mm", [0.0, 5.0])
+@pytest.mark.long
+def test_a_patient_who_moved_between_two_pictures_is_no_geometry(body, registration, moved_mm):
+    """The stated geometry is right: his motion would be found as a principal point some pixels off."""
+    poses = [POSES[0], g.rigid(None, (0.0, moved_mm, 0.0)) @ POSES[1]]
+    taken = [Shot(body.counts(TRUE, pose, k), [TOGETHER[k]], k) for k, pose in enumerate(poses)]
+    found = calibrate(registration, body.volume.center_mm, TRUE, taken, joint=True)
+    assert found.validity.status is Status.DEGRADED
+    assert ("the patient moved by 3 mm or more: a third view tells" in found.validity.reason) == bool(moved_mm)
+
+
 def test_one_view_says_how_open_its_depth_is(body, registration):
     found = calibrate(registration, body.volume.center_mm, ROUGH, shots(body, STARTS[:1]))
     assert found.validity.status is Status.DEGRADED and "depth" in found.validity.reason

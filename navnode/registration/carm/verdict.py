@@ -46,6 +46,9 @@ MAX_LOCATED_MM = 0.3
 MAX_FOCAL, MAX_CENTER_PX = 0.003, 2.0
 """Largest 1-sigma of the focal length, a share, and of the principal point: what docs/frames.md asks for."""
 
+_MOTION_SIGMAS, _MOTION_MM = 4.0, 10.0
+"""Two pictures of a patient who moved by so much between them fit a geometry that is off by as much; what was stated is
+then known to be off by more than the former, and by no more than motion explains."""
 _FARTHEST_SIGMAS = 2.5
 """A result farther from the start is not what was stated."""
 _SCALE_ERROR = 1e-3
@@ -131,6 +134,8 @@ def judged(
     depth_mm = 1.96 * float(np.sqrt(max(covariance[5, 5] for covariance in covariances)))
     geometry = (covariances[0][6:, 6:] + np.diag([_SCALE_ERROR**2, 0.0, 0.0])) * np.outer(units, units)
     sigma = np.sqrt(np.diag(geometry))
+    joint = len(state.deviation) > 0
+    moved_mm = _moved_mm(state, views.carm, sigma) if joint and _directions(state.poses) == 2 else 0.0
 
     def verdict() -> tuple[Status, str]:
         refused = [k for k, (status, _) in enumerate(verdicts) if status is Status.INVALID]
@@ -156,6 +161,11 @@ def judged(
                 return status, f"view {k}: {reason}"
         if readout.mirrored:
             return Status.DEGRADED, f"the pictures are {readout}: read out the detector the other way round"
+        if moved_mm:
+            return (
+                Status.DEGRADED,
+                f"the stated geometry is off, or the patient moved by {moved_mm:.0f} mm or more: a third view tells",
+            )
         known = f"principal point known to {max(sigma[1:]):.1f} px, distance to {sigma[0] / distance_mm:.2%}"
         if not (located_mm is not None and located_mm <= MAX_LOCATED_MM):
             return Status.DEGRADED, f"{known}: points that the views locate are uncertain by {located_mm or 0:.1f} mm"
@@ -210,6 +220,31 @@ def blamed(refused: Sequence[int], verdicts: Sequence[tuple[Status, str]], alone
 def _apart_deg(poses: Sequence[Matrix]) -> float:
     rays = np.stack([pose[:3, 2] for pose in poses])
     return float(np.rad2deg(np.arccos(np.clip(np.abs(rays @ rays.T).min(), 0.0, 1.0))))
+
+
+def _directions(poses: Sequence[Matrix]) -> int:
+    """Number of directions of which no two count as one."""
+    found: list[Matrix] = []
+    for pose in poses:
+        ray, least = pose[:3, 2], np.cos(np.deg2rad(LEAST_APART_DEG))
+        if all(abs(float(ray @ other)) <= least for other in found):
+            found.append(ray)
+    return len(found)
+
+
+def _moved_mm(state: State, stated: CArm, sigma: Matrix) -> float:
+    """By how much a patient who moved between two pictures would make the stated geometry the one that was found; 0: it
+    is as it was found, or farther from it than patients move.
+
+    Args:
+        sigma: (3,) of source to detector (mm) and principal point (px).
+    """
+    focal, *off_mm = geometry_apart(state.carm, stated)
+    distance_mm = state.carm.source_to_detector_mm
+    off = np.abs([focal * distance_mm, *(off_mm / np.array(state.carm.pixel_spacing_mm))]) / sigma
+    at_patient = max(state.pivots_mm) / distance_mm
+    moved_mm = float(np.hypot(*off_mm)) * at_patient
+    return moved_mm if off.max() > _MOTION_SIGMAS and moved_mm <= _MOTION_MM else 0.0
 
 
 def _patient_mm(covariance: Matrix) -> float:
