@@ -85,8 +85,6 @@ class _Change:
 
     marker_mm: Matrix
     anatomy_mm: Matrix
-    carm_mm: Matrix
-    """Of a point that rests on the C-arm, by its marker."""
     noticeable_mm: float
 
     @property
@@ -137,25 +135,23 @@ class _Compared:
         lasting = len(self.latest) >= self._fewest
         return lasting and self.latest[-1].at_s - self.first[-1].at_s >= self._latest_s
 
-    def change(self, carm_mm: Matrix, noise_mm: float) -> _Change:
+    def change(self, noise_mm: float) -> _Change:
         """From before to now.
 
         Args:
-            carm_mm: (3,), a point that rests on the C-arm, in its frame.
             noise_mm: 1-sigma along an axis of where one X-ray and the C-arm's marker have the anatomy.
         """
-
-        def moved(of: Callable[[_Seen], Matrix]) -> Matrix:
-            now, before = (np.mean([of(seen) for seen in group], axis=0) for group in (self.latest, self.first))
-            return np.asarray(now - before)
-
         sigma_mm = noise_mm * float(np.sqrt(1 / len(self.first) + 1 / len(self.latest)))
         return _Change(
-            moved(lambda seen: seen.marker_mm),
-            moved(lambda seen: seen.anatomy_mm),
-            moved(lambda seen: g.transform(seen.tracker_from_carm, carm_mm)),
+            self.moved(lambda seen: seen.marker_mm),
+            self.moved(lambda seen: seen.anatomy_mm),
             max(self._least_mm, _SIGMAS * sigma_mm),
         )
+
+    def moved(self, of: Callable[[_Seen], Matrix]) -> Matrix:
+        """(3,), from before to now, of a point of each X-ray."""
+        now, before = (np.mean([of(seen) for seen in group], axis=0) for group in (self.latest, self.first))
+        return np.asarray(now - before)
 
 
 class Witness:
@@ -238,19 +234,20 @@ class Witness:
             return None
         if not self._rest.complete:
             return None
-        change = self._rest.change(self._carm_mm, self._noise_mm())
-        shown_mm, else_mm = _length(change.shown_mm), _length(change.shown_mm - change.carm_mm)
+        change = self._rest.change(self._noise_mm())
+        carm_mm = self._rest.moved(lambda seen: g.transform(seen.tracker_from_carm, self._carm_mm))
+        shown_mm, else_mm = _length(change.shown_mm), _length(change.shown_mm - carm_mm)
         if change.shows and else_mm <= _EXPLAINS * shown_mm:
             self._rest.forget()
             return Evidence(Moved.CARMS, self._rest.known, np.zeros(3))
-        if not change.shows and _length(change.carm_mm) > _MOVED_MM and else_mm > _NOT_ITS * shown_mm:
+        if not change.shows and _length(carm_mm) > _MOVED_MM and else_mm > _NOT_ITS * shown_mm:
             self._rest.forget()  # the C-arm was moved
         return None
 
     def _of_patient(self, volume_from_tracker: Matrix) -> Evidence | None:
         if not self._patient.complete:
             return None
-        change = self._patient.change(self._carm_mm, self._noise_mm())
+        change = self._patient.change(self._noise_mm())
         if not change.shows or _length(change.anatomy_mm) > _EXPLAINS * _length(change.shown_mm):
             self._his_since_s = None
             return None
