@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
 from navnode import geometry as g
-from navnode.registration import register_counts
+from navnode.projector import Projector
+from navnode.registration import ImageRegistration, register_counts
 from navnode.registration.appearance import XrayImage
 from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, anticipate, smeared
 from navnode.simulation.scenario import DETECTOR_MM, carm_of_size
-from navnode.types import Effort, Status
+from navnode.types import Effort, Status, Volume
 from navnode.xray.chain import XrayChain
 from tests.conftest import slow
 from tests.registration.cases import CARM, PIVOT_MM, RENDERED_PX, TIMES, Case, away, exposed_while_moving
@@ -78,6 +80,23 @@ def test_a_smear_that_may_be_none_is_counted_in_sigma(torso):
                 sharper += length_px == 0 and found.sigma[3] < 0.3
                 larger += length_px > 0 and found.sigma[3] > SEEN_SMEAR_MM / np.sqrt(12)
     assert sharper == len(TIMES) and larger > 0
+
+
+def test_what_the_detector_blurs_of_a_single_shaft_is_no_smear():
+    """Along itself a shaft has next to no detail: how blurred an image is there, nobody can tell."""
+    z, y, x = np.mgrid[-90:90:2.0, -60:60:1.0, -60:60:1.0].astype(np.float32)
+    hu, shaft_mm = np.full(x.shape, -1000, np.float32), np.hypot(x - 0.12 * z, y)
+    hu[np.hypot(x, 1.15 * y) < 48 + 0.05 * z] = 40
+    hu[shaft_mm < 14], hu[shaft_mm < 8] = 1100, 0
+    volume_from_index = np.diag([1.0, 1.0, 2.0, 1.0])
+    volume_from_index[:3, 3] = (-60.0, -60.0, -90.0)
+    limb, carm = Volume(hu, volume_from_index), carm_of_size(256)
+    registration, projector, random = ImageRegistration(limb, 1), Projector(limb), np.random.default_rng(0)
+    for deg in (0.0, 30.0, 60.0, 90.0):
+        fit = SimpleNamespace(volume_from_carm=g.pose_at(np.zeros(3), PIVOT_MM, orbital_deg=deg))
+        light = cv2.GaussianBlur(np.exp(-projector.render(carm, fit.volume_from_carm)), (0, 0), 1.5)
+        counts = random.poisson(20_000 * light).astype(np.uint16)
+        assert smeared(registration, XrayImage(counts, carm), fit, PIVOT_MM).mm == 0.0, deg
 
 
 def turned(case: Case, t_s: float, deg: float, axis: int, noise: int) -> np.ndarray:
