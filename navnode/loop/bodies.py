@@ -10,7 +10,8 @@ import numpy as np
 from navnode import geometry as g
 from navnode.config import Config
 from navnode.loop.topics import max_age_ns
-from navnode.registration.over_time import RegistrationOverTime, Wording
+from navnode.registration.markers import Wording
+from navnode.registration.over_time import RegistrationOverTime
 from navnode.types import (
     BodyPose,
     BodyStart,

@@ -3,8 +3,8 @@
 :mod:`tracking` refines a pose that is close, fitting the X-ray chain's effects (:mod:`appearance`) along with it;
 :mod:`search` finds a pose from far away, :mod:`joint` registers views that share one motion of the patient,
 :mod:`starts` provides starting poses, :mod:`quality` decides whether a result can be trusted. :mod:`single` combines
-them for images, :mod:`film` for sequences; :mod:`fusion` tracks the patient's registration over many frames, and
-:mod:`patient` decides whether it may be used.
+them for images, :mod:`film` for sequences; :mod:`fusion` tracks the patient's registration over many frames,
+:mod:`markers` says whether a marker may have moved, and :mod:`over_time` decides whether the registration may be used.
 """
 
 from navnode.registration.appearance import XrayImage
