@@ -30,6 +30,7 @@ __all__ = [
     "RegistrationReport",
     "Spread",
     "TrustFigures",
+    "figures",
     "rate",
     "run",
     "spread",
@@ -88,6 +89,13 @@ class Outcome:
         """Whether the registration was VALID."""
         return self.registration.validity.status is Status.VALID
 
+    @property
+    def sigmas(self) -> Matrix:
+        """(6,), the pose's error at its pivot in units of the stated sigma."""
+        found = self.registration
+        off = g.log(g.inverse(self.case.volume_from_carm) @ found.volume_from_carm, (0.0, 0.0, found.pivot_mm))
+        return np.asarray(off / found.sigma)
+
 
 @dataclass
 class Measured:
@@ -128,6 +136,8 @@ class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
     depth_mm: Spread
     full_mm: Spread
     ms: Spread
+    sigma_holds: Rate
+    """Components of the pose's error (three turns, three shifts at the pivot) within 1.96 sigma, of what is VALID."""
 
 
 class JointFigures(GroupFigures, frozen=True, kw_only=True):
@@ -310,12 +320,12 @@ def summary(measured: Measured) -> RegistrationReport:
         singles=_groups(measured.singles),
         by_ct={ct: _groups([o for o in measured.singles if o.ct == ct]) for ct in cts},
         joint=JointFigures(
-            **msgspec.structs.asdict(_figures(measured.joint)),
+            **msgspec.structs.asdict(figures(measured.joint)),
             under_1_mm_full=rate(sum(_errors(o).full < RIGHT_MM for o in measured.joint), len(measured.joint)),
         ),
         unknown=_unknown(measured.unknown),
         sequences=FilmFigures(
-            **msgspec.structs.asdict(_figures(measured.sequences)),
+            **msgspec.structs.asdict(figures(measured.sequences)),
             frames_per_s=round(frames / max(sum(measured.sequence_s.values()), 1e-9), 1),
         ),
         quality=TrustFigures(
@@ -344,7 +354,7 @@ def _unknown(cases: Sequence[Located]) -> UnknownFigures:
 
 
 def _groups(outcomes: Sequence[Outcome]) -> dict[str, GroupFigures]:
-    return {group.name: _figures([o for o in outcomes if o.group == group.name]) for group in GROUPS}
+    return {group.name: figures([o for o in outcomes if o.group == group.name]) for group in GROUPS}
 
 
 def _valid(outcomes: Sequence[Outcome]) -> Rate:
@@ -356,13 +366,16 @@ def _errors(outcome: Outcome) -> Errors:
     return outcome.errors
 
 
-def _figures(outcomes: Sequence[Outcome]) -> GroupFigures:
+def figures(outcomes: Sequence[Outcome]) -> GroupFigures:
+    """Figures of one group."""
+    within = [bool(held) for o in outcomes if o.valid for held in np.abs(o.sigmas) < _COVERS]
     return GroupFigures(
         under_1_mm_lateral=rate(sum(_errors(o).lateral < RIGHT_MM for o in outcomes), len(outcomes)),
         lateral_mm=spread([_errors(o).lateral for o in outcomes]),
         depth_mm=spread([_errors(o).depth for o in outcomes]),
         full_mm=spread([_errors(o).full for o in outcomes]),
         ms=spread([o.registration.elapsed_ms for o in outcomes]),
+        sigma_holds=rate(sum(within), len(within)),
     )
 
 

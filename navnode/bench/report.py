@@ -60,12 +60,13 @@ def _lateral(outcome: Outcome) -> float:
 
 def _table(summary: RegistrationReport) -> str:
     named = {**summary.singles, "two views together": summary.joint, "tracked sequences": summary.sequences}
-    head = ("start", "under 1 mm lateral (95 % CI)", "lateral mm", "depth mm", "full mm", "ms", "ms p95")
+    head = ("start", "under 1 mm lateral (95 % CI)", "lateral mm", "depth mm", "full mm", "ms", "ms p95", "sigma holds")
     rows = []
     for name, figures in named.items():
         medians = [f"{part.median:.3f}" for part in (figures.lateral_mm, figures.depth_mm, figures.full_mm)]
         share = f"{figures.under_1_mm_lateral.rate:.1%} ({_interval(figures.under_1_mm_lateral)})"
-        rows.append([name, share, *medians, f"{figures.ms.median:.0f}", f"{figures.ms.p95:.0f}"])
+        times = [f"{value:.0f}" for value in (figures.ms.median, figures.ms.p95)]
+        rows.append([name, share, *medians, *times, f"{figures.sigma_holds.rate:.1%}"])
     unknown = summary.unknown
     return table(head, rows) + (
         f"<p>Medians. Tracking: {summary.sequences.frames_per_s} frames/s. C-arm known only roughly, two views: "

@@ -197,11 +197,13 @@ def draw_trust(report: TrustReport) -> None:
 
 def draw_registration(report: RegistrationReport) -> None:
     """Errors by kind of start, and how reliable the verdicts are."""
-    table = Table("start", "under 1 mm lateral", "lateral mm", "depth mm", "full mm", "ms", title="Medians")
+    heads = ("start", "under 1 mm lateral", "lateral mm", "depth mm", "full mm", "ms", "sigma holds")
+    table = Table(*heads, title="Medians")
     rows = {**report.singles, "two views together": report.joint, "tracked sequences": report.sequences}
     for name, row in rows.items():
         medians = [f"{part.median:.3f}" for part in (row.lateral_mm, row.depth_mm, row.full_mm)]
-        table.add_row(name, _rate_text(row.under_1_mm_lateral), *medians, f"{row.ms.median:.0f}")
+        holds = f"{row.sigma_holds.rate:.0%}"
+        table.add_row(name, _rate_text(row.under_1_mm_lateral), *medians, f"{row.ms.median:.0f}", holds)
     standard_output().print(table)
     trust = Table("", "VALID or not", title="Trust")
     trust.add_row("right, but not VALID", _rate_text(report.quality.false_reject))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from navnode.files.volumes import read_volume
 from navnode.projector import Projector
 from navnode.projector.grids import coarsened
 from navnode.registration import ImageRegistration
+from navnode.types import Registration, Status, Validity
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,19 @@ def test_starts_are_as_far_off_as_they_say(patient):
     across = np.linalg.norm(np.array(off)[:, 3:5], axis=1)
     turn = np.rad2deg(np.linalg.norm(np.array(off)[:, :3], axis=1))
     assert 8.0 < across.max() <= 10.0 and 17.0 < np.abs(np.array(off)[:, 5]).max() <= 20.0 and 5.0 < turn.max() <= 6.01
+
+
+def test_errors_are_counted_in_stated_sigmas_of_what_is_valid(patient):
+    case = patient.case(np.random.default_rng(3), 60_000.0)
+    off = np.array([0.001, 0.0, -0.004, 0.2, -1.5, 3.0])
+    moved = case.volume_from_carm @ g.exp(off, (0.0, 0.0, 650.0))
+    covariance = np.diag(np.array([0.001, 0.001, 0.002, 0.1, 1.0, 1.0]) ** 2)
+    found = Registration(moved, Validity(Status.VALID, "", 0), 0.01, 0.99, covariance, 650.0, 1, 1.0)
+    outcome = bench.Outcome("a start", "a CT", case, found, case.errors_mm(moved))
+    assert outcome.sigmas == pytest.approx([1.0, 0.0, -2.0, 2.0, -1.5, 3.0], abs=1e-6)
+    doubted = replace(outcome, registration=replace(found, validity=Validity(Status.DEGRADED, "", 0)))
+    figures = bench.figures([outcome, doubted])
+    assert (figures.sigma_holds.hits, figures.sigma_holds.of) == (3, 6)
 
 
 def test_the_chain_makes_fewer_counts_of_less_dose():
