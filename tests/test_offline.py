@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from msgspec import UNSET
 from pydicom import dcmread
 
 from navnode import geometry as g
@@ -19,12 +20,12 @@ from navnode.files import artifacts
 from navnode.files.bodies import read_map
 from navnode.files.views import ViewFile, read_counts, read_landmarks, read_views, write_views
 from navnode.files.volumes import read_numbers, read_volume
-from navnode.offline.carm import write_calibrated
+from navnode.offline.carm import calibrated_views, write_calibrated
 from navnode.offline.files import view_of
 from navnode.projector import Projector
 from navnode.registration.carm import Calibrated, Readout
 from navnode.simulation.scenario import carm_of_size, scenario_for
-from navnode.types import Status, Validity, Volume
+from navnode.types import Registration, Status, Validity, Volume
 from navnode.xray.chain import XrayChain
 from tests.invoke import call
 
@@ -376,6 +377,34 @@ def test_a_c_arm_that_is_known_roughly_is_found_and_used(case, tmp_path):
     assert "needs --calibrate" in navnode(*ct, "--out", out, code=2)["error"]
     bodies = navnode("register", "--bodies", case.ct, "--views", views, "--calibrate", code=2)["error"]
     assert "then --carm" in bodies
+
+
+@pytest.mark.parametrize(
+    ("quality", "sigma"),
+    [
+        ({"sigma_sdd_mm": 6.0, "sigma_pp_px": [0.5, 1.5]}, (6.0, 0.5, 1.5)),
+        ({}, (0.0, 0.0, 0.0)),
+        ({"sigma_sdd_mm": -6.0, "sigma_pp_px": [0.5, 1.5]}, (0.0, 0.0, 0.0)),
+        ({"sigma_sdd_mm": "six", "sigma_pp_px": 0.5}, (0.0, 0.0, 0.0)),
+    ],
+)
+def test_what_a_calibration_leaves_open_is_open_in_the_registration(tmp_path, quality, sigma):
+    path = tmp_path / "carm.json"
+    result = artifacts.CArmResult(artifacts.CArmGeometry.of(CARM), UNSET, artifacts.DistortionResult())
+    kind = artifacts.CARM
+    made = artifacts.Artifact(
+        kind=kind.name, status="PASS", result=result, quality=quality, created_ns=now_ns(), frames=dict(kind.frames)
+    )
+    path.write_bytes(artifacts.encoded(made))
+    geometry = calibrated_views([ViewFile("", tmp_path / "x.png", CARM, np.eye(4), None, 0)], path)
+    assert geometry.sigma == sigma and geometry.views[0].carm == CARM
+    half = CARM.source_to_detector_mm / 2
+    own = Registration(np.eye(4), Validity(Status.VALID, "", 0), 0.01, 0.99, np.eye(6) * 0.04, half, 1, 1.0)
+    judged = geometry.judged(own, CARM)
+    at_pivot_mm = np.array([CARM.pixel_spacing_mm[0] * sigma[1], CARM.pixel_spacing_mm[1] * sigma[2], sigma[0]]) / 2
+    assert judged.sigma[:3] == pytest.approx(own.sigma[:3])
+    assert judged.sigma[3:] == pytest.approx(np.hypot(0.2, at_pivot_mm))
+    assert judged.validity == own.validity and np.array_equal(own.covariance, np.eye(6) * 0.04)
 
 
 def test_a_geometry_that_may_be_relied_on_is_not_replaced_by_a_doubtful_one(tmp_path):

@@ -89,7 +89,8 @@ def register_bodies(request: RegisterRequest, progress: Progress) -> BodiesRepor
     view_files = read_views(request.views)
     doubt = ""
     if request.carm is not None:
-        view_files, doubt = calibrated_views(view_files, request.carm)
+        geometry = calibrated_views(view_files, request.carm)
+        view_files, doubt = geometry.views, geometry.doubt
     poses = [view.pose() for view in view_files]
     ct = None if request.volume is None else read_volume(request.volume, request.read_as())
     files = [body for path in request.bodies for body in read_bodies(path, ct)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -18,21 +19,44 @@ from navnode.files.artifacts import CARM, Artifact, CArmGeometry, CArmResult, Di
 from navnode.files.views import ViewFile
 from navnode.files.whole import write_whole
 from navnode.registration.carm import Calibrated
-from navnode.types import Array, CArm, Status, Validity
+from navnode.types import Array, CArm, Registration, Status, Validity
 from navnode.xray.correction import ImageCorrection
 from navnode.xray.distortion import distortion_of
 
-__all__ = ["calibrated_views", "capped", "write_calibrated"]
+__all__ = ["Geometry", "calibrated_views", "capped", "write_calibrated"]
+
+_Known = Annotated[float, msgspec.Meta(ge=0.0, le=1e3)]
 
 _MIRRORED = "mirrored"
 """Figure of quality: whether the geometry is that of pictures with left and right exchanged."""
 
 
-def calibrated_views(views: Sequence[ViewFile], path: Path) -> tuple[list[ViewFile], str]:
-    """Views with a calibrated C-arm's geometry, whose images are corrected when they are read.
+@dataclass(frozen=True)
+class Geometry:
+    """Views with the geometry of their C-arm, and how well that is known."""
 
-    Returns:
-        The views, and why the geometry must not be relied on, or ''.
+    views: list[ViewFile]
+    doubt: str = ""
+    """Why the geometry must not be relied on, or ''."""
+    sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """1-sigma of the distance from source to detector (mm) and of the principal point (u, v; px), by calibration; 0:
+    not stated."""
+
+    def judged(self, registration: Registration, carm: CArm) -> Registration:
+        """A registration with what the geometry leaves open of it.
+
+        What is nearer or farther by the distance's error looks the same, and so does what is aside by the principal
+        point's; both in proportion to where it is between source and detector.
+        """
+        share = registration.pivot_mm / carm.source_to_detector_mm
+        (per_u_mm, per_v_mm), (sdd_mm, u_px, v_px) = carm.pixel_spacing_mm, self.sigma
+        open_mm = share * np.array([per_u_mm * u_px, per_v_mm * v_px, sdd_mm])
+        covariance = registration.covariance + np.diag(np.concatenate([np.zeros(3), open_mm]) ** 2)
+        return replace(registration, covariance=covariance, validity=capped(registration.validity, self.doubt))
+
+
+def calibrated_views(views: Sequence[ViewFile], path: Path) -> Geometry:
+    """Views with a calibrated C-arm's geometry, whose images are corrected when they are read.
 
     Raises:
         ConfigError: the artifact is not one of a C-arm, failed, expired, or is for another detector mode.
@@ -62,7 +86,19 @@ def calibrated_views(views: Sequence[ViewFile], path: Path) -> tuple[list[ViewFi
         if refusal := correction.refusal(view.angles_rad):
             raise ConfigError(f"{view.name}: {refusal}")
     doubt = f"{path.name}: {artifact.reason}" if degraded else ""
-    return [replace(view, carm=carm, corrected=partial(corrected, angles_rad=view.angles_rad)) for view in views], doubt
+    calibrated = [replace(view, carm=carm, corrected=partial(corrected, angles_rad=view.angles_rad)) for view in views]
+    return Geometry(calibrated, doubt, _sigma(artifact.quality))
+
+
+def _sigma(quality: Mapping[str, object]) -> tuple[float, float, float]:
+    """Of distance and principal point, as a calibration states them; 0: not stated."""
+    try:
+        sdd_mm, (u_px, v_px) = msgspec.convert(
+            (quality.get("sigma_sdd_mm"), quality.get("sigma_pp_px")), tuple[_Known, tuple[_Known, _Known]]
+        )
+    except msgspec.ValidationError:
+        return 0.0, 0.0, 0.0
+    return sdd_mm, u_px, v_px
 
 
 def capped(validity: Validity, doubt: str) -> Validity:

@@ -26,7 +26,7 @@ from navnode.files.views import ViewFile, read_landmarks, read_views, write_view
 from navnode.files.volumes import VOLUME_ENDINGS, read_volume, write_volume
 from navnode.files.whole import check_output, refuse_twice
 from navnode.geometry import carm_document, where_rays_meet
-from navnode.offline.carm import calibrated_views, capped, write_calibrated
+from navnode.offline.carm import Geometry, calibrated_views, write_calibrated
 from navnode.offline.overlays import Overlays, write_overlays
 from navnode.offline.requests import ProjectRequest, ReconstructRequest, RegisterRequest
 from navnode.projector import Projector
@@ -101,7 +101,8 @@ class RegisteredView(msgspec.Struct, frozen=True, kw_only=True):
     similarity: float
     """Correlation of image and prediction, -1..1."""
     sigma: PoseSigma
-    """For the C-arm's geometry as it is stated: where its focal length is 1 % off, depth is 1 % of the distance off."""
+    """With what a calibration (``--carm``) states of its own error. Else for the C-arm's geometry as it is stated:
+    where its focal length is 1 % off, depth is 1 % of the distance off."""
     iterations: int
     elapsed_ms: float
 
@@ -225,9 +226,10 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
     landmarks, track = request.landmarks, request.track
     effort = Effort.SEARCH if request.search else Effort.FIND
     progress(0.0)
-    view_files, doubt = read_views(request.views), ""
+    geometry = Geometry(read_views(request.views))
     if request.carm is not None:
-        view_files, doubt = calibrated_views(view_files, request.carm)
+        geometry = calibrated_views(geometry.views, request.carm)
+    view_files = geometry.views
     _need_starts(view_files[:1] if track else view_files, landmarks)
     assert request.volume is not None
     volume = read_volume(request.volume, request.read_as())
@@ -258,7 +260,7 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
             said.append(evidence_in(registration, counts, view.carm, results[-1]) if len(view_files) > 1 else None)
             progress(len(results) / len(view_files))
         results = judged_together(results, said)
-    results = [replace(result, validity=capped(result.validity, doubt)) for result in results]
+    results = [geometry.judged(result, view.carm) for result, view in zip(results, view_files, strict=True)]
     elapsed_ms = _ms(started)
     pictures: list[str] | msgspec.UnsetType = msgspec.UNSET
     if request.overlays is not None:

@@ -144,7 +144,8 @@ def _placed(request: ModelRequest, watch: Watch | None) -> Placed:
         found, doubt = _chosen(read_views(request.views), request.pictures), ""
         source = "the set of views"
         if request.carm is not None:
-            found, doubt = calibrated_views(found, request.carm)
+            geometry = calibrated_views(found, request.carm)
+            found, doubt = geometry.views, geometry.doubt
             source += " and a calibrated C-arm"
         for view in found:
             view.pose()
@@ -284,7 +285,8 @@ def _by_angles(request: ModelRequest) -> Placed:
     source = "stated angles" if given else "angles that DICOM states"
     doubt = _contradictions(request, all_stated)
     if request.carm is not None:
-        views, of_calibration = calibrated_views(views, request.carm)
+        geometry = calibrated_views(views, request.carm)
+        views, of_calibration = geometry.views, geometry.doubt
         doubt = "; ".join(filter(None, (doubt, of_calibration)))
         source += " and a calibrated C-arm"
     left_open = Open(float(np.hypot(max(scales), _SCALE_OPEN)), _ANGLE_OPEN_DEG, True)

@@ -265,7 +265,7 @@ def test_a_c_arm_is_calibrated_through_the_plate(found, tmp_path):
     def of(**more):
         document = {"schema": "navnode/views/1", "views": [{**view, **more}]}
         (tmp_path / "views.json").write_text(json.dumps(document))
-        return calibrated_views(read_views(tmp_path / "views.json"), tmp_path / "carm.json")[0][0]
+        return calibrated_views(read_views(tmp_path / "views.json"), tmp_path / "carm.json").views[0]
 
     wanted = ImageCorrection(told.geometry, distortion=field).corrected(made[2].counts, made[2].angles_rad)
     assert np.array_equal(of(angles_rad=angles).counts(), wanted)
