@@ -15,7 +15,7 @@ from navnode.files.meshes import write_mesh
 from navnode.files.views import read_views
 from navnode.files.volumes import write_volume
 from navnode.geometry import where_rays_meet
-from navnode.offline.files import view_of
+from navnode.offline.views import view_of
 from navnode.reconstruction import Method, Reconstructor
 from navnode.types import Grid, Status
 

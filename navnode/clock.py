@@ -11,9 +11,14 @@ from enum import Enum
 
 import numpy as np
 
-__all__ = ["Change", "Lateness", "NS_PER_S", "Stamp", "now_ns"]
+__all__ = ["Change", "Lateness", "NS_PER_S", "Stamp", "elapsed_ms", "now_ns"]
 
 NS_PER_S = 1_000_000_000
+
+
+def elapsed_ms(started_s: float) -> float:
+    """Milliseconds since ``started_s``, a reading of ``time.perf_counter``."""
+    return 1e3 * (time.perf_counter() - started_s)
 
 
 def now_ns() -> int:

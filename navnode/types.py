@@ -6,7 +6,7 @@ Frames, axes and units are those of docs/frames.md: millimetres, radians, RAS, i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -43,6 +43,7 @@ __all__ = [
     "PlanCommand",
     "PlanDeviation",
     "PlanOperation",
+    "Progress",
     "ReconstructionRequest",
     "RecordingState",
     "RegisteredFrame",
@@ -72,6 +73,8 @@ __all__ = [
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
+Progress = Callable[[float], None]
+"""Called with the share of long work that is done, 0 to 1."""
 
 
 class Status(StrEnum):

@@ -21,7 +21,7 @@ from navnode.files.bodies import read_map
 from navnode.files.views import ViewFile, read_counts, read_landmarks, read_views, write_views
 from navnode.files.volumes import read_numbers, read_volume
 from navnode.offline.carm import calibrated_views, write_calibrated
-from navnode.offline.files import view_of
+from navnode.offline.views import view_of
 from navnode.projector import Projector
 from navnode.registration.carm import Calibrated, Readout
 from navnode.simulation.scenario import carm_of_size, scenario_for

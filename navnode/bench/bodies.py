@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from navnode import geometry as g
 from navnode.bench import rtk
 from navnode.bench.cases import Chain
 from navnode.bench.registration import Rate, Spread, rate, spread
+from navnode.clock import elapsed_ms
 from navnode.errors import ConfigError
 from navnode.files.bodies import BodyFile, labelled
 from navnode.files.volumes import read_volume
 from navnode.registration.bodies import Articulated, Body, Shot, WholeRegistration
 from navnode.registration.bodies.body import soft_tissue
 from navnode.simulation.scenario import carm_of_size
-from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Status, Volume
+from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Progress, Status, Volume
 
 __all__ = ["BodiesReport", "RIGHT_DEG", "RIGHT_MM", "run"]
 
@@ -35,7 +36,6 @@ _FRAMES, _SWEEP_DEG_S = 45, 8.0
 _DISTANCE_MM = 700.0
 _DOSES = (60_000.0, 6_000.0)
 _SIGMAS = 1.96
-Progress = Callable[[float], None]
 
 
 class FoundFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,7 +196,7 @@ def _found(
     started = time.perf_counter()
     registration = WholeRegistration(ct, masks, patient.bodies, shots, threads or 1)
     fits = registration.register([np.eye(4)] * len(patient.bodies))
-    ms = 1e3 * (time.perf_counter() - started)
+    ms = elapsed_ms(started)
     rows = []
     for body, true, fit in zip(patient.bodies, moved, fits, strict=True):
         off = g.log(g.inverse(fit.world_from_body) @ true, body.center_mm)
@@ -224,7 +224,7 @@ def _followed(
         effort, lost = (Effort.REFINE, True) if last is None else (Effort.TRACK, False)
         started = time.perf_counter()
         parts = registration.register(counts, patient.carm, starts, _DISTANCE_MM, effort, [lost] * len(moved), frame)
-        times_ms.append(1e3 * (time.perf_counter() - started))
+        times_ms.append(elapsed_ms(started))
         rest = g.inverse(parts[0].volume_from_carm)
         last = [part.volume_from_carm @ rest for part in parts[1:]]
         for body, true, part in zip(patient.bodies, moved, parts[1:], strict=True):

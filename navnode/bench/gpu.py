@@ -19,6 +19,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.bench.projector import DIRECTIONS
+from navnode.clock import elapsed_ms
 from navnode.errors import ComputeError
 from navnode.projector.nanodrr import NanodrrRays
 from navnode.projector.native import Projector, attenuation
@@ -136,7 +137,7 @@ def _readers_agree() -> dict[str, float]:
         expected = network(pictures)
         began = time.perf_counter()
         network(pictures)
-        cpu_ms = 1e3 * (time.perf_counter() - began)
+        cpu_ms = elapsed_ms(began)
         network, given = network.cuda(), pictures.cuda()
         whole = network(given).cpu()
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
@@ -151,7 +152,7 @@ def _readers_agree() -> dict[str, float]:
         for _ in range(20):
             graph.replay()
         torch.cuda.synchronize()
-        graph_ms = 1e3 * (time.perf_counter() - began) / 20
+        graph_ms = elapsed_ms(began) / 20
     scale = float(expected.abs().max())
     figures = {
         "largest_difference_fp32": float((whole - expected).abs().max()) / scale,
@@ -255,7 +256,7 @@ def _volume() -> dict[str, float]:
         worker.forget()
         began = time.perf_counter()
         made = worker.reconstruct(views, grid).volume.voxels
-        took_ms.append(1e3 * (time.perf_counter() - began))
+        took_ms.append(elapsed_ms(began))
     inside = ball.voxels > -500
     figures = {
         "mean_error_inside_hu": float(np.abs(made - ball.voxels)[inside].mean()),

@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from navnode import geometry as g
 from navnode.bench import rtk
+from navnode.clock import elapsed_ms
 from navnode.projector import Projector, reference
 from navnode.projector.grids import resample
 from navnode.projector.nanodrr import NanodrrRays
@@ -135,7 +136,7 @@ def alternating_ms(runs: Mapping[str, Callable[[], object]], repeats: int) -> di
             started = time.perf_counter()
             call()
             if repeat:
-                times_ms[name].append(1e3 * (time.perf_counter() - started))
+                times_ms[name].append(elapsed_ms(started))
     return times_ms
 
 

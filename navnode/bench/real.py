@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from navnode.errors import ConfigError
 from navnode.files.bodies import read_bone
 from navnode.files.views import read_views
 from navnode.registration.bodies import Body, BodyFit, BodyRegistration, Shot
-from navnode.types import CArm, FloatArray, Matrix, Status, Volume
+from navnode.types import CArm, FloatArray, Matrix, Progress, Status, Volume
 
 __all__ = ["BONES", "RealReport", "outline_px", "run"]
 
@@ -43,7 +43,6 @@ _CUT_PX = 12
 _SAID_AS_SHADOW = 0.1
 """Line integral at a bone's outline."""
 _BONE = re.compile(r"[a-z]{1,32}[0-9]{0,2}")
-Progress = Callable[[float], None]
 
 
 class BoneFigures(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from navnode.bench import rtk
 from navnode.bench.cases import Chain
 from navnode.bench.gallery import Gallery, Slice
 from navnode.bench.volumes import Methods, PartFigures, ReconstructionReport, VolumeFigures
+from navnode.clock import elapsed_ms
 from navnode.errors import ConfigError
 from navnode.files.volumes import read_volume
 from navnode.projector import MU_WATER_PER_MM, Projector
@@ -286,11 +287,11 @@ def _maker(reconstructor: Reconstructor) -> Maker:
         reconstructor.forget()
         began = time.perf_counter()
         result = reconstructor.reconstruct(case.views, Grid.around(case.center_mm, SIZE, SPACING_MM))
-        elapsed_ms = 1e3 * (time.perf_counter() - began)
+        spent_ms = elapsed_ms(began)
         half = None if result.uncertainty_hu is None else result.uncertainty_hu.voxels
         bone = None if result.bone is None else result.bone.likely.voxels
         return MethodResult(
-            result.volume.voxels, half, elapsed_ms, bone, 0.5 if result.bone is None else result.bone.threshold
+            result.volume.voxels, half, spent_ms, bone, 0.5 if result.bone is None else result.bone.threshold
         )
 
     return make
@@ -300,7 +301,7 @@ def _peer(method: Callable[..., FloatArray]) -> Maker:
     def make(case: BodyCase) -> MethodResult:
         began = time.perf_counter()
         hu = method(case.views, SIZE, SPACING_MM, case.center_mm)
-        return MethodResult(hu, None, 1e3 * (time.perf_counter() - began))
+        return MethodResult(hu, None, elapsed_ms(began))
 
     return make
 

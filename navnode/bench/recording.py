@@ -17,6 +17,7 @@ import numpy as np
 from mcap.writer import CompressionType
 from mcap.writer import Writer as LibraryWriter
 
+from navnode.clock import elapsed_ms
 from navnode.files.report import percentiles
 from navnode.igtl import Image, Transform, decode, encode
 from navnode.recording.container import CHUNK_BYTES, Channel, Parts
@@ -151,13 +152,13 @@ def _seeking(folder: Path) -> Seeking:
     began_s = time.perf_counter()
     recording = Recording(path)
     size = recording.files[0].size
-    opened_ms = 1e3 * (time.perf_counter() - began_s)
+    opened_ms = elapsed_ms(began_s)
     rng, times = random.Random(0), []  # noqa: S311 - not for secrets
     for _ in range(_SEEKS):
         wanted = 1 + rng.randrange(count)
         began_s = time.perf_counter()
         entry = next(entry for entry in recording.raw(wanted) if entry.log_time_ns >= wanted)
-        times.append(1e3 * (time.perf_counter() - began_s))
+        times.append(elapsed_ms(began_s))
         assert entry.log_time_ns == wanted
     recording.close()
     path.unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from navnode.errors import ConfigError
 from navnode.files.report import percentiles
 from navnode.files.volumes import read_volume
 from navnode.registration import FilmRegistration, ImageRegistration, register_counts, register_jointly
-from navnode.types import Array, Effort, Matrix, Registration, Status, Volume
+from navnode.types import Array, Effort, Matrix, Progress, Registration, Status, Volume
 
 __all__ = [
     "GROUPS",
@@ -46,8 +46,6 @@ _UNKNOWN_EVERY = 4
 """Every so many cases the C-arm's geometry is found as well: that takes seconds."""
 _COVERS = 1.96
 """Errors of 95 % are within so many sigma."""
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)

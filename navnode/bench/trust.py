@@ -24,11 +24,10 @@ from navnode.errors import ConfigError
 from navnode.files.volumes import read_volume
 from navnode.projector.grids import AIR_HU
 from navnode.registration import ImageRegistration, register_counts
-from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Status, Volume
+from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Progress, Status, Volume
 
 __all__ = ["Progress", "RIGHT", "TRAPS", "Trap", "Trapped", "TrustReport", "run", "summary"]
 
-Progress = Callable[[float], None]
 _WRONG_MM = 5.0
 """Off at the targets, in any direction but depth, which one X-ray cannot show; that twice as much and more."""
 _WRONG_DEPTH_MM = 20.0

@@ -24,9 +24,9 @@ from navnode.offline.requests import (
 
 if TYPE_CHECKING:  # modules that read files are loaded only when a command runs
     from navnode.offline.bodies import BodiesReport, ListReport
-    from navnode.offline.files import CalibrationReport, RegistrationReport
     from navnode.offline.model_report import ModelReport
     from navnode.offline.plans import PlansReport
+    from navnode.offline.registering import CalibrationReport, RegistrationReport
 
 app = typer.Typer()
 
@@ -57,9 +57,9 @@ def sample(request: SampleRequest, ui: Ui) -> None:
 @command(app, ProjectRequest, example="navnode project --volume ct.nii.gz --views views.json --out xrays --i0 60000")
 def project(request: ProjectRequest, ui: Ui) -> None:
     """Render the views' X-ray images of a CT."""
-    from navnode.offline import files
+    from navnode.offline import projecting
 
-    report = files.project(request, ui.progress("Rendering"))
+    report = projecting.project(request, ui.progress("Rendering"))
     ui.answer(report, f"{len(report.images)} images in {request.out}")
 
 
@@ -87,16 +87,16 @@ def register(request: RegisterRequest, ui: Ui) -> None:
 
         ui.show(bodies.register_bodies(request, ui.progress("Registering")), _draw_bodies)
         return
-    from navnode.offline import files
+    from navnode.offline import registering
 
     if request.calibrate:
-        report = files.calibrate(request, ui.progress("Calibrating"))
+        report = registering.calibrate(request, ui.progress("Calibrating"))
         ui.show(report, _draw_calibration)
         if request.out is not None and not report.out:
             typer.echo(f"navnode: {request.out}: not written, {report.status} ({report.reason})", err=True)
             raise typer.Exit(1)
         return
-    ui.show(files.register(request, ui.progress("Registering")), _draw_registration)
+    ui.show(registering.register(request, ui.progress("Registering")), _draw_registration)
 
 
 @command(
@@ -149,9 +149,9 @@ def read(request: ReadRequest, ui: Ui) -> None:
 @command(app, ReconstructRequest, example="navnode reconstruct --views views.json --out volume.nii.gz --mesh bone.stl")
 def reconstruct(request: ReconstructRequest, ui: Ui) -> None:
     """Make a volume from views with poses."""
-    from navnode.offline import files
+    from navnode.offline import reconstructing
 
-    report = files.reconstruct(request, ui.progress("Reconstructing"))
+    report = reconstructing.reconstruct(request, ui.progress("Reconstructing"))
     how = f"{report.method} ({report.engine}), {report.elapsed_ms:.0f} ms; {report.status}: {report.reason}"
     ui.answer(report, f"{request.out}: {how}")
 

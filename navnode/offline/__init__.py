@@ -1,1 +1,2 @@
-"""Projection, registration and reconstruction of files: :mod:`files` answers the requests of :mod:`requests`."""
+"""Work on files, of the commands: :mod:`projecting`, :mod:`registering`, :mod:`reconstructing` and others answer the
+requests of :mod:`requests`."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from navnode.clock import elapsed_ms
 from navnode.errors import ConfigError
 from navnode.files.bodies import BodyFile, read_bodies, write_list
 from navnode.files.segments import Identity, identity_of, write_segmentation
@@ -21,12 +21,11 @@ from navnode.offline.requests import BodiesRequest, RegisterRequest
 from navnode.projector.native import default_threads
 from navnode.registration.appearance import MOST_BODIES
 from navnode.registration.bodies import Body, BodyFit, BodyRegistration, Joints, Shot, WholeRegistration, pairs_of
-from navnode.types import Volume
+from navnode.types import Progress, Volume
 
 __all__ = ["BodiesReport", "BodyRow", "ListedBody", "ListReport", "list_bodies", "register_bodies"]
 
 _WHOLE, _EDGES = "the whole image, with the CT's soft tissue", "edges of the bodies alone"
-Progress = Callable[[float], None]
 
 
 class BodyRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +122,7 @@ def register_bodies(request: RegisterRequest, progress: Progress) -> BodiesRepor
     return BodiesReport(
         likeness=likeness,
         bodies=rows,
-        elapsed_ms=round(1e3 * (time.perf_counter() - started), 1),
+        elapsed_ms=round(elapsed_ms(started), 1),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from navnode.clock import elapsed_ms
 from navnode.errors import ConfigError
 from navnode.files.meshes import write_mesh
 from navnode.files.volumes import write_volume
@@ -18,7 +19,6 @@ from navnode.files.whole import write_whole
 from navnode.geometry import where_rays_meet
 from navnode.offline import landmarks as marks
 from navnode.offline.angles import Certainty, angles, axes, side
-from navnode.offline.files import RECONSTRUCTION_PX, hashes_of, view_of
 from navnode.offline.longbones import LongBone, proposed
 from navnode.offline.measures import Measures, measured, missed_in, sound
 from navnode.offline.model_page import Shown, page
@@ -26,6 +26,7 @@ from navnode.offline.model_report import BoneReport, ModelReport, PictureReport
 from navnode.offline.pictures import Placed, Watch, at_one_height, placed
 from navnode.offline.reading import drawn, kinds_of
 from navnode.offline.requests import ModelRequest
+from navnode.offline.views import RECONSTRUCTION_PX, hashes_of, view_of
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
 from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import Surface
@@ -117,7 +118,7 @@ def model(request: ModelRequest, progress: Callable[[float], None], watch: Watch
         page="report.html",
         out=str(request.out),
         engine=result.engine,
-        elapsed_ms=round(1e3 * (time.perf_counter() - started), 1),
+        elapsed_ms=round(elapsed_ms(started), 1),
     )
     shown = [
         Shown(bone.name, surface.mesh, found.error_mm)

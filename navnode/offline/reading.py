@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from navnode.clock import elapsed_ms
 from navnode.errors import ConfigError
 from navnode.files.whole import whole
 from navnode.files.xrays import read_counts
@@ -72,7 +73,7 @@ def read(request: ReadRequest) -> ReadReport:
     reader = Reader(threads=request.threads)
     began_s = time.perf_counter()
     reading = reader.read(view, center_mm)
-    elapsed_ms = 1e3 * (time.perf_counter() - began_s)
+    spent_ms = elapsed_ms(began_s)
     measured = np.isfinite(reading.bone)
     is_bone, is_lung = (np.nan_to_num(part) > 0.5 for part in (reading.bone, reading.lungs))
     thickness_mm = reading.bone_mm[is_bone]
@@ -88,7 +89,7 @@ def read(request: ReadRequest) -> ReadReport:
         pixel_mm=round(reading.pixel_mm, 3),
         engine=reader.engine,
         out="" if request.out is None else str(request.out),
-        elapsed_ms=round(elapsed_ms, 1),
+        elapsed_ms=round(spent_ms, 1),
     )
 
 

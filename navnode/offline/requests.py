@@ -1,4 +1,4 @@
-"""Requests for projection, registration and reconstruction of files; :mod:`navnode.offline.files` answers them."""
+"""Requests for projection, registration and reconstruction of files; the modules beside this one answer them."""
 
 from __future__ import annotations
 

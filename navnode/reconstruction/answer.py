@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from navnode.clock import elapsed_ms
 from navnode.errors import ComputeError
 from navnode.reconstruction.choice import described
 from navnode.reconstruction.methods import Reconstructor
@@ -73,8 +74,3 @@ def _reconstruct(
         done.uncertainty_hu,
         lungs.mesh if lungs is not None else None,
     )
-
-
-def elapsed_ms(started: float) -> float:
-    """Milliseconds since ``started``, which is in seconds of ``time.perf_counter()``."""
-    return 1e3 * (time.perf_counter() - started)

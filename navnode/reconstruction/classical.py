@@ -7,7 +7,7 @@ there is subtracted from the X-rays, so that the fine grid need not explain it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from navnode.projector.grids import AIR_HU
 from navnode.projector.native import MU_WATER_PER_MM, hounsfield
 from navnode.reconstruction.fit import Fit
 from navnode.reconstruction.voxels import doubled, smooth
-from navnode.types import FloatArray, Grid, View, Volume
+from navnode.types import FloatArray, Grid, Progress, View, Volume
 
 __all__ = ["Progress", "Pyramid", "RELAXATION", "sart"]
 
@@ -32,8 +32,6 @@ _COARSE_SMOOTHING_VOXELS = 0.5
 _TV_WEIGHT, _TV_STEPS = 0.03, 15
 """The weight applies to attenuation relative to water's; a larger one would only turn the streaks of a few X-rays into
 steps."""
-
-Progress = Callable[[float], None]
 
 
 class Pyramid:

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from navnode import geometry as g
+from navnode.clock import elapsed_ms
 from navnode.errors import ComputeError, ConfigError, NavError
 from navnode.files.cache import own_cache_folder
 from navnode.projector import Projector
@@ -279,7 +280,7 @@ def _timed(run: Run, inputs: Mapping[str, Array], repeats: int) -> tuple[list[Fl
     for _ in range(repeats):
         began = time.perf_counter()
         run(inputs)
-        times.append(1e3 * (time.perf_counter() - began))
+        times.append(elapsed_ms(began))
     return output, round(float(np.median(times)), 1) if times else 0.0
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from navnode.clock import elapsed_ms
 from navnode.errors import ComputeError, ConfigError
 from navnode.projector.grids import AIR_HU, resample
 from navnode.reconstruction import engines, models
@@ -22,7 +23,7 @@ from navnode.reconstruction.lungs import LungsFound
 from navnode.reconstruction.prior import with_prior
 from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import Surface, bone_surface
-from navnode.types import GRID_SIZE, GRID_SPACING_MM, Grid, Matrix, Status, View, Volume
+from navnode.types import GRID_SIZE, GRID_SPACING_MM, Grid, Matrix, Progress, Status, View, Volume
 
 __all__ = [
     "Progress",
@@ -37,9 +38,6 @@ _LEAST_SPREAD_RAD = np.deg2rad(10.0)
 """Directions closer to each other than this count as one."""
 _NO_OVERLAP = "the views do not overlap in the requested volume"
 _WIDE_SPREAD_RAD = np.deg2rad(40.0)
-
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -241,7 +239,7 @@ class Reconstructor:
         for index, view in enumerate(views):
             began = time.perf_counter()
             sums.add(view)
-            times.append(round(1e3 * (time.perf_counter() - began), 1))
+            times.append(round(elapsed_ms(began), 1))
             progress(0.3 * (index + 1) / len(views))
         if not sums.overlap:
             raise ComputeError(_NO_OVERLAP)

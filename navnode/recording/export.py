@@ -32,12 +32,12 @@ from navnode.loop.calibrations import Calibrations
 from navnode.recording import foxglove, scene, sequences
 from navnode.recording.edit import new_session
 from navnode.recording.format import FORMAT, arrival_channel
-from navnode.recording.piece import Piece, Progress, images_of, piece, pixels, refuse_slices
+from navnode.recording.piece import Piece, images_of, piece, pixels, refuse_slices
 from navnode.recording.spans import Span, chrome_trace
 from navnode.recording.tap import about_for
-from navnode.types import Array, Matrix, VolumeReady
+from navnode.types import Array, Matrix, Progress, VolumeReady
 
-__all__ = ["Piece", "Progress", "export", "import_sequence", "piece"]
+__all__ = ["Piece", "export", "import_sequence", "piece"]
 
 _MOST_APART_S = 0.1
 _EPOCH_S = 946_684_800.0

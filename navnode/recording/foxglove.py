@@ -17,8 +17,8 @@ from navnode.errors import RecordingError
 from navnode.files.whole import whole
 from navnode.igtl import Image, Transform
 from navnode.igtl.conventions import is_seen
-from navnode.recording.piece import Piece, Progress, placed
-from navnode.types import Matrix
+from navnode.recording.piece import Piece, placed
+from navnode.types import Matrix, Progress
 
 __all__ = ["write"]
 

@@ -11,11 +11,10 @@ from navnode.errors import RecordingError
 from navnode.igtl import Image
 from navnode.recording.container import Channel
 from navnode.recording.recording import Recorded, Recording
-from navnode.types import Array
+from navnode.types import Array, Progress
 
-__all__ = ["Piece", "Progress", "images_of", "piece", "pixels", "placed", "refuse_slices", "stamps_of"]
+__all__ = ["Piece", "images_of", "piece", "pixels", "placed", "refuse_slices", "stamps_of"]
 
-Progress = Callable[[float], None]
 
 EARLY_NS = 5 * NS_PER_S
 """A picture arrives at most so long before what the node said of it."""

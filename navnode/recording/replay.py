@@ -27,11 +27,10 @@ from navnode.recording.recording import Recording
 from navnode.recording.regression import ReplayReport, ReplaySetup, Rerun
 from navnode.recording.requests import Mode, ReplayRequest
 from navnode.recording.writer import ContainerWriter
-from navnode.types import Volume
+from navnode.types import Progress, Volume
 
 __all__ = ["Progress", "mode_of", "raise_if_wrong", "replay"]
 
-Progress = Callable[[float], None]
 _STEPS_A_REPORT = 256
 """Number of steps between two reports of progress."""
 

@@ -18,9 +18,9 @@ from navnode.files.volumes import write_volume
 from navnode.files.whole import refuse_existing, write_whole
 from navnode.loop.calibrations import Calibrations
 from navnode.recording import sequences
-from navnode.recording.piece import Piece, Progress, images_of, pixels, placed, stamps_of
+from navnode.recording.piece import Piece, images_of, pixels, placed, stamps_of
 from navnode.recording.regression import configuration
-from navnode.types import Matrix, Mesh, SurfaceReady, Volume, VolumeReady
+from navnode.types import Matrix, Mesh, Progress, SurfaceReady, Volume, VolumeReady
 
 __all__ = ["write"]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from navnode import geometry as g
+from navnode.clock import elapsed_ms
 from navnode.errors import ConfigError
 from navnode.registration.appearance import XrayImage
 from navnode.registration.carm.stated import Evidence, bent, contradicted, doubted, evidence, of_one_carm, worse
@@ -323,7 +324,7 @@ def _result(fit: Fit, verdict: tuple[Status, str], pivot_mm: float, timestamp_ns
         covariance=fit.covariance,
         pivot_mm=pivot_mm,
         iterations=fit.iterations,
-        elapsed_ms=1e3 * (time.perf_counter() - started),
+        elapsed_ms=elapsed_ms(started),
     )
 
 

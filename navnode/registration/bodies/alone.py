@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from navnode import geometry as g
+from navnode.clock import elapsed_ms
 from navnode.registration.bodies.body import Body
 from navnode.registration.bodies.joint import Seen
 from navnode.registration.bodies.registered import (
@@ -155,9 +156,9 @@ class Alone:
             followed = any(known.located and known.pose is not None for known in self._known)
             found = self._searched(shot, pivot_mm, whole=sparse or not followed)
             each = [found.get(row, one) for row, one in enumerate(each)]
-        elapsed_ms = 1e3 * (time.perf_counter() - began)
+        spent_ms = elapsed_ms(began)
         each = [
-            replace(one, validity=replace(one.validity, source_time_ns=timestamp_ns), elapsed_ms=elapsed_ms)
+            replace(one, validity=replace(one.validity, source_time_ns=timestamp_ns), elapsed_ms=spent_ms)
             for one in each
         ]
         return [_world(each, world_from_carm), *each]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from navnode import geometry as g
+from navnode.clock import elapsed_ms
 from navnode.errors import ComputeError
 from navnode.registration.appearance import (
     MOST_BODIES,
@@ -241,7 +242,7 @@ class Articulated:
         smear_covariance = np.zeros((6, 6))
         if smear.mm > SEEN_SMEAR_MM:
             smear_covariance[3:5, 3:5] = smear.covariance_mm2
-        elapsed_ms = 1e3 * (time.perf_counter() - started)
+        spent_ms = elapsed_ms(started)
         return [
             Registration(
                 volume_from_carm=g.orthonormal(pose),
@@ -251,7 +252,7 @@ class Articulated:
                 covariance=fit.covariance(part) + smear_covariance,
                 pivot_mm=pivot_mm,
                 iterations=fit.iterations,
-                elapsed_ms=elapsed_ms,
+                elapsed_ms=spent_ms,
                 informative=bool(np.isfinite(likeness)),
                 center_mm=self.bodies[part - 1].center_mm if part else None,
             )

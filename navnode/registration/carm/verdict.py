@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from navnode import geometry as g
+from navnode.clock import elapsed_ms
 from navnode.registration.appearance import (
     POSE_SCALE,
     XrayImage,
@@ -175,7 +175,7 @@ def judged(
         return Status.VALID, ""
 
     validity = Validity(*verdict())
-    elapsed_ms = 1e3 * (time.perf_counter() - started_s)
+    spent_ms = elapsed_ms(started_s)
     registrations = [
         Registration(
             volume_from_carm=g.orthonormal(fit.volume_from_carm),
@@ -185,7 +185,7 @@ def judged(
             covariance=covariance[:6, :6],
             pivot_mm=pivot_mm,
             iterations=state.iterations,
-            elapsed_ms=elapsed_ms / count,
+            elapsed_ms=spent_ms / count,
         )
         for shot, fit, covariance, pivot_mm in zip(shots, fits, covariances, state.pivots_mm, strict=True)
     ]
@@ -201,7 +201,7 @@ def judged(
         contradiction=contradiction,
         runner_up=ratio,
         validity=validity,
-        elapsed_ms=elapsed_ms,
+        elapsed_ms=spent_ms,
     )
 
 
@@ -312,5 +312,5 @@ def nothing(carm: CArm, shots: Sequence[Shot], center_mm: Matrix, blank: Sequenc
         contradiction=0.0,
         runner_up=1.0,
         validity=validity,
-        elapsed_ms=1e3 * (time.perf_counter() - started_s),
+        elapsed_ms=elapsed_ms(started_s),
     )
