@@ -8,6 +8,8 @@ what moves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from navnode import geometry as g
@@ -57,6 +59,11 @@ class Blame:
         self._lost_at: Matrix | None = None
         self._anew = False
         """Whether the registration was found anew since."""
+        self._sound_seen: Matrix | None = None
+        self._before_seen: Matrix | None = None
+        """tracker_from_patient of both, where the tracker saw it."""
+        self._mixed = False
+        """Whether the patient's marker moved as well, so that what X-rays show since is the sum of two moves."""
         self._creeps = False
         """Whether the C-arm's marker was seen to move on it, and what X-rays show together lags behind: still near."""
         self._turns: list[Matrix] = []
@@ -66,9 +73,14 @@ class Blame:
         """The C-arm's marker was hidden, or jumped: perhaps on the C-arm, which only X-rays show."""
         self._unwatched, self._rested = why, 0
 
-    def excuse(self) -> None:
-        """The patient's marker moved or was hidden, or a clock was set: X-rays may show the patient elsewhere."""
+    def excuse(self, *, moved: bool = False) -> None:
+        """The patient's marker moved or was hidden, or a clock was set: X-rays may show the patient elsewhere.
+
+        Args:
+            moved: whether it was seen elsewhere: a blame is then for what that does not explain.
+        """
         self._excused = True
+        self._mixed = self._mixed or (moved and bool(self.reason))
 
     def shown_elsewhere(self, mm: float, *, patient_moved: bool) -> None:
         """X-rays show the patient elsewhere than tracking.
@@ -84,11 +96,17 @@ class Blame:
         if self._unwatched or not self.reason:  # what is known of it stays
             self._blame(self._turn.format(why=why), self._sound)
 
-    def was_the_patients(self, by_mm: Matrix) -> None:
-        """The tracker saw his marker move on him, (3,) in the volume, and X-rays show it: so much is no doubt."""
+    def was_the_patients(self, by_mm: Matrix, tracker_from_patient: Matrix | None = None) -> None:
+        """The tracker saw his marker move on him, and X-rays show it: so much is no doubt.
+
+        Args:
+            by_mm: (3,), in the volume.
+            tracker_from_patient: 4x4, the marker's pose since; None: not known.
+        """
         moved = g.rigid(None, by_mm)
         self._sound = None if self._sound is None else moved @ self._sound
         self._before = None if self._before is None else moved @ self._before
+        self._sound_seen = self._before_seen = tracker_from_patient
 
     def was_the_carms(self, before: Matrix) -> None:
         """The tracker saw the C-arm's marker move by as much as X-rays show the patient elsewhere, and the C-arm rests.
@@ -98,8 +116,8 @@ class Blame:
         """
         self._turns.clear()
         if self._turn:
-            self._creeps = True
             self._blame(self._turn.format(why=_CREPT), before)
+            self._creeps, self._anew = True, False  # what shows a creep is nearer than one view's depth
 
     def begun_anew(self) -> None:
         """The registration is another one, which knows nothing of X-rays before."""
@@ -119,18 +137,27 @@ class Blame:
         if self._lost_at is None:
             return
         before, self._lost_at = self._lost_at, None
-        mm = float(np.linalg.norm(_apart(volume_from_patient, before, center_mm)))
+        mm = _length_mm(_apart(volume_from_patient, before, center_mm))
         if mm > _ELSEWHERE_MM:
             self._accept_only = mm > _FAR_MM
             if self._accept_only or not self.reason:  # what is known of it stays
                 self._blame(self._far.format(mm=mm) if self._accept_only else self._turn.format(why=_UNSEEN), before)
 
-    def agreed(self, volume_from_carm: Matrix, volume_from_patient: Matrix, center_mm: Matrix, *, sure: bool) -> None:
+    def agreed(
+        self,
+        volume_from_carm: Matrix,
+        volume_from_patient: Matrix,
+        center_mm: Matrix,
+        tracker_from_patient: Matrix | None = None,
+        *,
+        sure: bool,
+    ) -> None:
         """An X-ray agrees with the state.
 
         Args:
             volume_from_carm, volume_from_patient: 4x4, as that X-ray, and as all together show it.
             center_mm: as :meth:`found`.
+            tracker_from_patient: 4x4, the marker's pose at its exposure; None: not known.
             sure: whether it is confirmed, and nothing else is doubted.
         """
         self._rested += 1
@@ -138,40 +165,55 @@ class Blame:
             self._unwatched = ""
         self._excused = self._excused and not sure
         if sure and not self.reason and self._lost_at is None:
-            self._sound = volume_from_patient
+            self._sound, self._sound_seen = volume_from_patient, tracker_from_patient
         if not self.reason or not sure or self._before is None:
             return
-        moved_mm = _apart(volume_from_patient, self._before, center_mm)
-        turned = not self._accept_only and self._would_show(moved_mm, volume_from_carm[:3, :3])
-        if turned or self._is_back(moved_mm, volume_from_carm[:3, 2]):
+        moves_mm = [_apart(volume_from_patient, self._before, center_mm)]
+        if self._mixed:  # two moves may well cancel
+            if self._before_seen is None or tracker_from_patient is None:
+                return
+            explained = self._before @ g.inverse(self._before_seen) @ tracker_from_patient
+            moves_mm.append(_apart(volume_from_patient, explained, center_mm))
+        turned = not self._accept_only and self._would_show(moves_mm, volume_from_carm[:3, :3])
+        if turned or self._is_back(moves_mm[-1], volume_from_carm[:3, 2]):
             self.clear()
 
     def clear(self) -> None:
         """It is known now, or the operator says it."""
-        self.reason, self._unwatched, self._accept_only, self._creeps = "", "", False, False
-        self._before = self._lost_at = None
+        self.reason, self._unwatched = "", ""
+        self._accept_only = self._creeps = self._mixed = False
+        self._before = self._lost_at = self._before_seen = None
         self._turns.clear()
 
     def _blame(self, reason: str, before: Matrix) -> None:
         if self._before is None:
             self._before, self._anew = before, False
+            self._before_seen = self._sound_seen if before is self._sound else None
         self.reason = reason
 
     def _is_back(self, apart_mm: Matrix, beam: Matrix) -> bool:
         deep_mm = float(apart_mm @ beam)
-        aside_mm = float(np.linalg.norm(apart_mm - deep_mm * beam))
+        aside_mm = _length_mm(apart_mm - deep_mm * beam)
         near = aside_mm <= _BACK_MM and abs(deep_mm) <= (_BACK_DEEP_MM if self._anew else _BACK_MM)
         self._creeps = self._creeps and near
         return near and not self._creeps
 
-    def _would_show(self, moved_mm: Matrix, turn: Matrix) -> bool:
-        """Whether the C-arm has turned so far that a move of what turns with it would be another one now; one along the
-        axis about which it turned would not."""
-        shown = [float(np.linalg.norm(turn @ (then.T @ moved_mm) - moved_mm)) for then in self._turns]
+    def _would_show(self, moves_mm: Sequence[Matrix], turn: Matrix) -> bool:
+        """Whether the C-arm has turned so far that each of these moves, if it turned with it, would be another one now;
+        one along the axis about which it turned would not."""
+        before = list(self._turns)
         if not self._turns or np.trace(turn.T @ self._turns[-1]) < 1 + 2 * np.cos(_APART_RAD):
             self._turns.append(turn)
-        return max(shown, default=0.0) >= _SHOWS * float(np.linalg.norm(moved_mm))
+        return all(
+            max((_length_mm(turn @ (then.T @ moved_mm) - moved_mm) for then in before), default=0.0)
+            >= _SHOWS * _length_mm(moved_mm)
+            for moved_mm in moves_mm
+        )
 
 
 def _apart(one: Matrix, other: Matrix, point_mm: Matrix) -> Matrix:
     return np.asarray(g.transform(one, point_mm) - g.transform(other, point_mm))
+
+
+def _length_mm(vector_mm: Matrix) -> float:
+    return float(np.linalg.norm(vector_mm))

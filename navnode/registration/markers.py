@@ -199,7 +199,7 @@ class Markers:
         """
         self.since_ns = at_ns
         self._seen_to_move = True
-        self._blame.excuse()
+        self._blame.excuse(moved=True)
         self._sliding.moved()
         self._witness.forget()
         self._loosen(reason, state)
@@ -261,6 +261,7 @@ class Markers:
             shown.registration.volume_from_carm,
             state.volume_from_patient,
             state.rotation_center_mm,
+            shown.tracker_from_patient,
             sure=confirmed and not self.suspected,
         )
         if undecided and not self.undecided:
@@ -278,7 +279,7 @@ class Markers:
             state.loosen()
 
     def _rests(self, state: PatientFilter | None) -> None:
-        self._at_rest, self._seen_to_move = None, False
+        self._at_rest, self._seen_to_move, self._must_be_placed = None, False, False
         self._sliding.rested()
         if state is not None and not self.undecided:
             self._witness.settle(state.volume_from_patient)
@@ -302,7 +303,7 @@ class Markers:
         if evidence is None:
             return
         if evidence.moved is Moved.PATIENTS:
-            self._blame.was_the_patients(evidence.by_mm)
+            self._blame.was_the_patients(evidence.by_mm, shown.tracker_from_patient)
         else:
             self._blame.was_the_carms(evidence.before)
 

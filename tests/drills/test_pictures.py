@@ -137,3 +137,19 @@ def test_a_marker_that_was_hidden_explains_it(theatre):
     theatre.register = elsewhere(theatre, (0.0, 0.0, 36.0))
     theatre.run(5.0)
     assert {pose.validity.status for pose in of(PatientPose, theatre.run(1.0))} == {Status.VALID}
+
+
+@pytest.mark.parametrize("x_rays_every", [20, 50])
+def test_a_marker_that_jumped_explains_no_picture_of_later(x_rays_every):
+    """Its jump was settled; the tracker is a noisy one. Then the picture is displaced on its display."""
+    theatre = on_table(lambda at_s: 0.0)
+    theatre.noise = np.array([SCENARIO.noise_rad] * 3 + [SCENARIO.noise_mm] * 3)
+    theatre.frames_every = x_rays_every
+    theatre.run(6.0)
+    theatre.xray, theatre.moved_patient_marker = False, g.rigid(None, (4.0, -5.0, 3.0))
+    theatre.run(5.0)
+    theatre.xray = True
+    theatre.run(8.0)
+    beside = g.rigid(None, (0.0, 9.0, 0.0))
+    theatre.register = lambda request: theatre.registered(theatre.truly(request).volume_from_carm @ beside)
+    assert worst_mm(theatre.run(25.0)) < 2.0

@@ -15,7 +15,7 @@ HERE = np.eye(4)
 def blame() -> Blame:
     """All was well at HERE."""
     made = Blame("{why}: turn", "{mm:.0f} mm off")
-    made.agreed(from_side(0.0), HERE, CENTER_MM, sure=True)
+    made.agreed(from_side(0.0), HERE, CENTER_MM, np.eye(4), sure=True)
     return made
 
 
@@ -70,6 +70,31 @@ def test_little_or_what_tracking_shows_needs_no_other_side():
     made.shown_elsewhere(5.0, patient_moved=False)
     assert not made.reason
     assert not Blame("", "").reason
+
+
+def test_a_second_move_does_not_undo_the_first_by_chance():
+    made = blame()
+    made.carm_unwatched("the C-arm's marker jumped")
+    made.shown_elsewhere(4.0, patient_moved=False)
+    made.excuse(moved=True)
+    cancelled = moved(-4.0, 0.0, 0.0)  # so the patient's moved on him, and X-rays show him where he was
+    for deg in (0.0, 20.0):
+        made.agreed(from_side(deg), HERE, CENTER_MM, cancelled, sure=True)
+        assert "C-arm's marker jumped" in made.reason
+        made.agreed(from_side(deg), HERE, CENTER_MM, None, sure=True)
+        assert "C-arm's marker jumped" in made.reason, "nor where the tracker did not see it"
+    made.agreed(from_side(60.0), HERE, CENTER_MM, cancelled, sure=True)
+    assert not made.reason, "what sits on the C-arm would show another place from here"
+
+
+@pytest.mark.parametrize("apart_mm", [0.5, 3.0])
+def test_x_rays_that_show_what_the_tracker_saw_end_a_doubt_of_before(apart_mm):
+    made = blame()
+    made.shown_elsewhere(2.0, patient_moved=False)
+    made.excuse(moved=True)
+    jumped = moved(0.0, 7.0, 0.0)
+    made.agreed(from_side(0.0), moved(apart_mm, 7.0, 0.0), CENTER_MM, jumped, sure=True)
+    assert bool(made.reason) == (apart_mm > 1.0)
 
 
 def test_before_anything_was_sound_nothing_can_be_elsewhere():
