@@ -662,6 +662,18 @@ class Dose:
     ct_share: float | None
     """Share of a typical CT's dose."""
 
+    def __add__(self, other: Dose) -> Dose:
+        """Of both; what is not known of one is not known of both."""
+        known = self.msv is not None and other.msv is not None
+        shared = self.ct_share is not None and other.ct_share is not None
+        return Dose(
+            self.frames + other.frames,
+            self.stated + other.stated,
+            round(self.gy_cm2 + other.gy_cm2, 6),
+            round((self.msv or 0.0) + (other.msv or 0.0), 6) if known else None,
+            round((self.ct_share or 0.0) + (other.ct_share or 0.0), 8) if shared else None,
+        )
+
     def __str__(self) -> str:
         """For people: ``210 X-rays, 0.23 Gy cm2: about 0.05 mSv, 0.6 % of a CT``."""
         if not self.frames:

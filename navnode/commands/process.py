@@ -18,6 +18,7 @@ from navnode.node.supervisor import (
     gateways,
     plays_a_session,
     read_config,
+    read_dose,
     read_source_process,
 )
 
@@ -63,7 +64,8 @@ def _run_node(folder: Path) -> None:
         assert isinstance(settings, PlayerSection)
         Recording(settings.file).check_ct(volume)
     addresses = worker_address(folder), output_address(folder)
-    node = Node(loaded, volume, *addresses, calibrations_folder(folder), replayed=replayed)
+    calibrations, dose = calibrations_folder(folder), read_dose(folder)
+    node = Node(loaded, volume, *addresses, calibrations, replayed=replayed, dose_before=dose)
     serve_until_told(serve(node))
 
 

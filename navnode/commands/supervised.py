@@ -119,7 +119,10 @@ def run_supervised(
         raise KeyboardInterrupt if interrupted else NavError("the node reported no status")
     report = _report(scorer, states[0], elapsed_s, restarts, memory_mb, processor_percent, _backend(loaded, supervisor))
     if interrupted:
-        _print_report(report, messages)
+        if quiet:
+            print_json(report)
+        else:
+            _print_report(report, messages)
         raise KeyboardInterrupt
     return report
 

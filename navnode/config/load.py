@@ -146,6 +146,8 @@ def find(path: str | Path) -> Path:
     if wanted.parent in (Path(), Path("carms")):
         with contextlib.suppress(ConfigError):
             return shipped(str(wanted))
+    if wanted.is_dir():
+        raise ConfigError(f"{path}: a folder, not a configuration file")
     raise ConfigError(f"{path}: no such configuration file")
 
 
@@ -235,7 +237,7 @@ def _check_finite(data: Any, name: str, where: str) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows put a mark before it
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
     except tomllib.TOMLDecodeError as error:

@@ -253,6 +253,9 @@ def stored(dataset: Any, path: Path) -> Array:
     if above:
         tell(path, f"its values begin {above} bits up (HighBit {high:g}, BitsStored {kept}), and are read so")
     left = bits - kept - above
+    beyond = values >> (bits - left) if left else values[:0]
+    if ((beyond != 0) & ~(signed & (beyond == (1 << left) - 1))).any():  # but for a sign that was extended
+        tell(path, f"some of its values need more than the {kept} bits that its header states, and are cut to them")
     values = values.reshape(frames, rows, columns)
     if signed:
         signed_values = values.view(f"i{bits // 8}")

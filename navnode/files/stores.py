@@ -6,6 +6,7 @@ What a library says of a failed request may hold keys or signatures, so errors a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import logging
@@ -350,6 +351,8 @@ def _reason(error: BaseException) -> str:
     if "Credential" in type(error).__name__:
         return "no credentials of the store were found"
     code = _code(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        return f"the disk says: {os.strerror(error.errno)}"
     if isinstance(error, PermissionError):
         return f"the store refuses access{f' ({code})' if code else ''}"
     if code:

@@ -24,7 +24,7 @@ from navnode.files.placing import (
     tell,
     unit_mm,
 )
-from navnode.files.whole import check_output
+from navnode.files.whole import check_output, whole
 from navnode.itk import RAS_FROM_LPS, itk_image
 from navnode.types import Volume
 
@@ -35,6 +35,8 @@ sitk.ProcessObject_SetGlobalWarningDisplay(False)  # checks here turn the warnin
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Of the formats in which volumes are written."""
 _HEAD_BYTES = 4096
+_MOST_HEADER_BYTES = 1 << 16
+"""Of a NIfTI file that is written here, beside its values."""
 _PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 _TISSUE_HU, _LEAST_TISSUE = 0.0, 27
 """So many voxels above this are something."""
@@ -77,16 +79,39 @@ def _read(path: Path, choice: ReadAs, made: Callable[[Placed, Path], Volume]) ->
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
-    """Write HU to NIfTI, NRRD or MHA, by the file's extension.
+    """Write HU to NIfTI, NRRD or MHA, by the file's extension, completely or not at all.
 
     Raises:
         ConfigError: the extension is unknown, or the file cannot be written.
     """
-    check_output(Path(path), VOLUME_ENDINGS)
+    path = Path(path)
+    check_output(path, VOLUME_ENDINGS)
     try:
-        sitk.WriteImage(itk_image(volume), str(path))
+        with whole(path) as part:
+            sitk.WriteImage(itk_image(volume), str(part))
+            if _cut_off(part, volume.voxels.nbytes):
+                raise ConfigError(f"{path}: cannot be written (the disk is full)")
     except RuntimeError as error:
         raise ConfigError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1].strip()})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _cut_off(path: Path, least_bytes: int) -> bool:
+    """Whether a NIfTI file ends early: what writes it does not say that the disk was full.
+
+    Args:
+        least_bytes: that it holds, unpacked.
+    """
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return False
+    size = path.stat().st_size
+    if path.name.endswith(".gz"):  # which ends with the size of what it holds
+        with path.open("rb") as file:
+            file.seek(max(0, size - 4))
+            size = int.from_bytes(file.read(4), "little")
+        least_bytes %= 1 << 32
+    return not least_bytes <= size <= least_bytes + _MOST_HEADER_BYTES
 
 
 def _placed(path: Path, choice: ReadAs) -> Placed:

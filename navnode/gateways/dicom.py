@@ -235,8 +235,8 @@ class DicomIntake:
         if guard is not None:
             guard.closed()
         if self._store is not None:
-            for folder, slices in self._store.completed(event.assoc.requestor.address_info):
-                log.warning("a CT of %d files is in %s: volume.ct can name this folder", slices, folder)
+            for folder, files in self._store.completed(event.assoc.requestor.address_info):
+                log.warning("a CT of %d files is in %s: volume.ct can name this folder", files, folder)
 
 
 def _answer(status: int, comment: str) -> Any:

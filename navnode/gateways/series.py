@@ -29,7 +29,7 @@ class SeriesStore:
         self._folder, self._most_bytes = folder, most_bytes
         self._lock = threading.Lock()
         self._used_bytes: int | None = None
-        self._coming: dict[Any, dict[Path, int]] = {}
+        self._coming: dict[Any, set[Path]] = {}
 
     def add(self, content: bytes, name: Path, sender: Any) -> bool:
         """Store a file of a series; one that is there already stays as it is.
@@ -62,14 +62,13 @@ class SeriesStore:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with whole(path) as part:
                     part.write_bytes(content)
-            coming = self._coming.setdefault(sender, {})
-            coming[folder] = coming.get(folder, 0) + 1
+            self._coming.setdefault(sender, set()).add(folder)
         return True
 
     def completed(self, sender: Any) -> list[tuple[Path, int]]:
-        """The folders to which a sender that has left added files, and how many."""
+        """The folders to which a sender that has left added files, and how many are in them, from whomever."""
         with self._lock:
-            return list(self._coming.pop(sender, {}).items())
+            return [(folder, len(list(folder.glob("*.dcm")))) for folder in sorted(self._coming.pop(sender, set()))]
 
     def _take(self, size: int) -> bool:
         """Whether there is room; the folder is counted at first, and again when it seems full."""

@@ -54,6 +54,7 @@ from navnode.recording.spans import Spans
 from navnode.recording.tap import Tap
 from navnode.types import (
     CommandResult,
+    Dose,
     Input,
     NodeState,
     Operation,
@@ -90,6 +91,7 @@ class Node:
         worker_address, output_address: ZeroMQ endpoints to bind for the worker and for the displays.
         calibrations: folder of copies of the calibration files, made when the procedure began; None: the files.
         replayed: its only source plays a session: all outputs say so, and plans are not kept.
+        dose_before: the patient's dose until this node took another one's place; None: it is the first.
 
     Raises:
         CalibrationError: a calibration file cannot be used.
@@ -104,7 +106,9 @@ class Node:
         calibrations: Path | None = None,
         *,
         replayed: bool = False,
+        dose_before: Dose | None = None,
     ) -> None:
+        self._dose_before = dose_before
         calibrated = Calibrations.load(config, now_ns(), calibrations)
         self._config = config = calibrated.config
         self._worker = WorkerLine(config.reconstruction.remote, worker_address)
@@ -473,6 +477,7 @@ class Node:
             dropped={**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)},
             recording=self._tap.state,
             replay=self._consoles.replay,
+            dose=state.dose if self._dose_before is None else self._dose_before + state.dose,
         )
 
 

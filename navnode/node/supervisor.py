@@ -24,7 +24,7 @@ from navnode.config import Config, PlayerSection, SimulatorSection, Source, Sour
 from navnode.errors import CalibrationError, ConfigError, NavError, PeerError
 from navnode.loop import bus, calibrations, topics
 from navnode.node.processes import LOG_PREFIX, READY, SIGN, output_address
-from navnode.types import NodeState
+from navnode.types import Dose, NodeState
 
 __all__ = [
     "Supervisor",
@@ -32,6 +32,7 @@ __all__ = [
     "gateways",
     "plays_a_session",
     "read_config",
+    "read_dose",
     "read_source_process",
     "wait_while",
 ]
@@ -39,6 +40,7 @@ __all__ = [
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 5.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.3, 5.0
+_DOSE = "dose.json"
 _HUNG_S = {"node": 2.5, "worker": 6.0, "display": 10.0}
 """A process that is silent for this long hangs. The worker may wait for its core, and pages notice by themselves."""
 _GATEWAY_HUNG_S = 6.0
@@ -88,6 +90,8 @@ class Supervisor:
         """With what the node projects, as it said when it was ready for the first time."""
         self._children: dict[str, _Child] = {}
         self._state: NodeState | None = None
+        self._dose: Dose | None = None
+        """Of the whole procedure, as the node said last."""
         self._heard_s = self._watched_s = 0.0
         self._starts_s: dict[str, float] = {}
         """The longest that each process took from its launch to its first sign of life."""
@@ -163,6 +167,8 @@ class Supervisor:
                 if name == "node":
                     self._state = None
             elif now - child.died_s >= child.wait_s:
+                if name == "node" and self._dose is not None:  # a patient's dose does not begin anew with a process
+                    (self.folder / _DOSE).write_bytes(msgspec.json.encode(self._dose))
                 successor = self._launch(name)
                 successor.restarts = child.restarts + 1
                 lived_s = child.died_s - child.started_s
@@ -172,8 +178,8 @@ class Supervisor:
         return None if silent else self._state
 
     def _hear(self, state: NodeState) -> None:
-        """Note a sign of life of the node, and of the worker if the node hears it."""
-        now_s = time.monotonic()
+        """Note a sign of life of the node, and of the worker if the node hears it, and the dose."""
+        now_s, self._dose = time.monotonic(), state.dose
         for name, lives in (("node", True), ("worker", state.worker_alive)):
             child = self._children.get(name)
             if lives and child is not None:
@@ -322,6 +328,12 @@ def _with_start_time(config: Config) -> Config:
 def read_config(folder: Path) -> Config:
     """The configuration of the processes in a supervisor's folder."""
     return msgspec.json.decode((folder / "config.json").read_bytes(), type=Config)
+
+
+def read_dose(folder: Path) -> Dose | None:
+    """The patient's dose until the node was restarted; None: it was not."""
+    path = folder / _DOSE
+    return msgspec.json.decode(path.read_bytes(), type=Dose) if path.exists() else None
 
 
 def calibrations_folder(folder: Path) -> Path:

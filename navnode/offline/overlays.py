@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from navnode.errors import ConfigError
+from navnode.files.pictures import write_picture
 from navnode.files.views import ViewFile
 from navnode.projector import Projector
 from navnode.types import Array, CArm, Matrix, Registration, Volume
@@ -84,8 +85,7 @@ def write_overlays(
     for number, (view, found) in enumerate(zip(views, registrations, strict=True)):
         volume_from_carm = found.volume_from_carm if found.validity.usable else None
         path = folder / f"overlay_{number:03}.png"
-        if not cv2.imwrite(str(path), overlays.drawn(view.counts(), view.carm, volume_from_carm)):
-            raise ConfigError(f"{path}: cannot be written")
+        write_picture(path, overlays.drawn(view.counts(), view.carm, volume_from_carm))
         written.append(str(path))
     return written
 

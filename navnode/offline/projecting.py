@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
-import cv2
 import msgspec
 import numpy as np
 
 from navnode.clock import elapsed_ms
-from navnode.errors import ConfigError
+from navnode.files.pictures import write_array, write_picture
 from navnode.files.views import ViewFile, read_views, write_views
 from navnode.files.volumes import read_volume
 from navnode.files.whole import refuse_twice
@@ -47,11 +46,10 @@ def project(request: ProjectRequest, progress: Progress) -> ProjectionReport:
     for index, (view, pose, path) in enumerate(zip(view_files, poses, paths, strict=True)):
         line = projector.render(view.carm, pose)
         if i0 is None:
-            np.save(path, line)
+            write_array(path, line)
         else:
             counts = np.clip(np.round(i0 * np.exp(-line)), 0, 65_535).astype(np.uint16)
-            if not cv2.imwrite(str(path), counts):
-                raise ConfigError(f"{path}: cannot be written")
+            write_picture(path, counts)
         written.append(ViewFile("", path, view.carm, pose, i0, view.timestamp_ns))
         progress((index + 1) / len(view_files))
     if i0 is not None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from navnode.clock import elapsed_ms
 from navnode.errors import ConfigError
-from navnode.files.whole import whole
+from navnode.files.pictures import write_picture
 from navnode.files.xrays import read_counts
 from navnode.geometry import CArmDocument
 from navnode.offline.requests import ReadRequest
@@ -180,10 +180,4 @@ def _bar(height: int) -> Picture:
 def _write(path: Path, picture: Picture) -> None:
     if path.suffix.lower() not in _PICTURES:
         raise ConfigError(f"{path}: cannot be written; a picture's name ends in .png or .jpg")
-    try:
-        with whole(path) as part:
-            if not cv2.imwrite(str(part), picture):
-                raise ConfigError(f"{path}: cannot be written")
-    except (OSError, cv2.error) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"{path}: cannot be written ({why})") from error
+    write_picture(path, picture)

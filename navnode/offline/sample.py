@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-import cv2
 import msgspec
 import numpy as np
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.files.pictures import write_picture
 from navnode.files.views import ViewFile, write_views
 from navnode.files.volumes import read_volume, write_volume
 from navnode.offline.requests import SampleRequest
@@ -63,9 +62,9 @@ def sample(request: SampleRequest, progress: Callable[[float], None]) -> SampleR
         turn = g.rotation_exp(np.array([0.0, 0.0, np.deg2rad(orbital_deg)]))  # about the body's long axis
         volume_from_carm = g.rigid(turn, pivot_mm - turn @ pivot_mm) @ at_zero
         counts = chain.expose(projector.render(carm, volume_from_carm), carm, 1.0, np.random.default_rng(number))
-        _write_picture(out / f"{name}.png", counts)
+        write_picture(out / f"{name}.png", counts)
         if name == _READ[0]:
-            _write_picture(out / _READ[1], counts)
+            write_picture(out / _READ[1], counts)
         views.append(ViewFile("", out / f"{name}.png", carm, volume_from_carm, None, number, name))
         progress((number + 1) / (len(_ORBITAL_DEG) + 1))
     write_views(out / "views.json", [replace(view, station="") for view in views])
@@ -75,8 +74,3 @@ def sample(request: SampleRequest, progress: Callable[[float], None]) -> SampleR
     return SampleReport(
         ct=str(out / "ct.nii.gz"), views=str(out / "views.json"), images=[str(view.path) for view in views]
     )
-
-
-def _write_picture(path: Path, counts: np.ndarray[tuple[int, ...], np.dtype[np.uint16]]) -> None:
-    if not cv2.imwrite(str(path), counts):
-        raise ConfigError(f"{path}: cannot be written")

@@ -270,8 +270,9 @@ class _Target:
                 return self.store.compared(copy, name, sha256)
             except StoreError:
                 pass  # what lies there is not what its name says
+        compared = self.store.put(copy, name, sha256)
         self.sent_bytes += copy.stat().st_size
-        return self.store.put(copy, name, sha256)
+        return compared
 
     def _full(self) -> str:
         return f"the archive would hold over {self._policy.max_total_gb:g} GB"

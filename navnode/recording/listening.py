@@ -62,7 +62,8 @@ def record(request: RecordRequest, say: Callable[[str], None]) -> tuple[RecordRe
             asyncio.run(listen())
     finally:
         ending = recorder.stop()
+        if not recorder.messages:
+            request.out.unlink()
     if not recorder.messages:
-        request.out.unlink()
         raise RecordingError(f"nothing came from {request.source}; nothing is recorded")
     return RecordReport(out=str(request.out), messages=recorder.messages, lost=recorder.lost), ending

@@ -219,10 +219,11 @@ def summarize(recording: Recording, progress: Callable[[float], None] = lambda s
     start_ns, end_ns = recording.start_ns, recording.end_ns
     about = (recording.metadata, recording.versions(), recording.judged())
     summary = Summary(str(recording.path), start_ns, recording.seconds, *about, recording.lost_before)
-    last_ns = 0
+    last_ns, until_ns = 0, start_ns
     try:
         for n, entry in enumerate(recording.raw()):
             topic, now = entry.channel.topic, entry.log_time_ns
+            until_ns = now
             each = summary.topics.setdefault(topic, TopicStatistics())
             each.messages += 1
             each.bytes += len(entry.data)
@@ -240,7 +241,7 @@ def summarize(recording: Recording, progress: Callable[[float], None] = lambda s
     except DamagedError as error:
         if not summary.topics:
             raise
-        summary.verdict = recording.judged(error)
+        summary.verdict, summary.seconds = recording.judged(error), (until_ns - start_ns) / NS_PER_S
     return summary
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from navnode import cli
 from navnode.errors import ConfigError
 from navnode.simulation import sample_ct
-from tests.conftest import find_free_port
+from tests.conftest import find_free_port, slow
 from tests.invoke import run_navnode
 
 pytestmark = pytest.mark.long
@@ -53,16 +53,23 @@ def test_a_recording_that_exists_is_refused_before_a_ct_is_fetched(tmp_path, mon
     assert isinstance(result.exception, ConfigError) and f"{there}: exists already" in str(result.exception)
 
 
-def test_ctrl_c_sums_up_what_ran(procedural_ct, tmp_path):
+@pytest.mark.parametrize("as_json", [False, slow(True)])
+def test_ctrl_c_sums_up_what_ran(procedural_ct, tmp_path, as_json):
     command = [sys.executable, "-m", "navnode", "demo", "--headless", "--size", "256", "--port", str(find_free_port())]
     command += ["--simulator-port", str(find_free_port()), "--ct", "procedural"]
-    before, after = [], []
+    if as_json:
+        command += ["--seconds", "60", "--json"]
+    before, after, pipe = [], [], subprocess.PIPE
     heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=heeds) as demo:
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, preexec_fn=heeds) as demo:
         for line in demo.stderr:
             (after if before and before[-1].startswith("registration ") else before).append(line)
             if line is before[-1] and line.startswith("registration "):
                 demo.send_signal(signal.SIGINT)
+        document = demo.stdout.read()
         assert demo.wait() == 130, before
+    if as_json:
+        assert json.loads(document)["wrong_while_valid"] == 0
+        return
     assert any(line.startswith("status_counts") for line in after), after
     assert any(line.startswith("wrong_while_valid") for line in after)

@@ -103,6 +103,14 @@ def test_broken_and_missing_files(tmp_path):
         config.load(broken)
     with pytest.raises(ConfigError, match="no such configuration"):
         config.load(tmp_path / "missing.toml")
+    with pytest.raises(ConfigError, match="a folder, not a configuration file"):
+        config.load(tmp_path)
+
+
+def test_a_mark_that_editors_put_before_the_text_is_no_key(tmp_path):
+    marked = tmp_path / "marked.toml"
+    marked.write_bytes(b"\xef\xbb\xbf" + config.shipped("plus.toml").read_bytes())
+    assert config.load(marked).tools == config.load("plus.toml").tools
 
 
 def test_a_missing_file_is_never_replaced_by_a_shipped_one(tmp_path):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -17,6 +19,26 @@ def test_volumes_come_back_in_ras(blob, tmp_path, ending):
     read = read_volume(path)
     assert np.allclose(read.voxels, blob.voxels, atol=1e-3)
     assert np.allclose(read.volume_from_index, blob.volume_from_index, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ct.nii.gz", "ct.nii", "ct.nrrd"])
+def test_a_full_disk_is_told_and_what_was_there_stays(blob, tmp_path, monkeypatch, name):
+    """The NIfTI writer says nothing of it."""
+    path = tmp_path / name
+    write_volume(blob, path)
+    before, written = path.read_bytes(), sitk.WriteImage
+
+    def cut_off(image, part):
+        written(image, part)
+        with Path(part).open("r+b") as file:
+            file.truncate(len(before) // 2)
+        if not part.endswith((".nii", ".nii.gz")):
+            raise RuntimeError("sitk::ERROR: no space left")
+
+    monkeypatch.setattr(sitk, "WriteImage", cut_off)
+    with pytest.raises(ConfigError, match=rf"{path}: cannot be written \((the disk is full|.*no space left)\)"):
+        write_volume(blob, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_itk_lps_is_converted(tmp_path):

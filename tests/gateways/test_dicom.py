@@ -229,6 +229,9 @@ def test_a_ct_is_refused_where_there_is_no_folder_or_no_room(tmp_path):
     taken = [store.add(path.read_bytes(), Path("x"), "peer") for path in slices[:5]]
     assert taken == [True, True, True, False, False]
     assert [count for _, count in store.completed("peer")] == [3] and store.completed("peer") == []
+    more = SeriesStore(tmp_path / "store", 100 * size)
+    assert more.add(slices[4].read_bytes(), Path("x"), "next")
+    assert [count for _, count in more.completed("next")] == [4], "whoever sent them"
 
 
 @pytest.mark.parametrize("uid", ["../../etc", "1.2/3", "", "x", "1" * 65, "."])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from navnode.config import VideoSource, decode
 from navnode.errors import ConfigError
+from navnode.files import stores
 from navnode.files.fingerprint import fingerprint, sha256_of
 from navnode.files.stores import Store, Stored
 from navnode.igtl import Image, StatusMessage, Transform, encode
@@ -349,6 +351,19 @@ def test_an_upload_that_is_cut_off_is_never_seen_as_whole(bucket, piece, monkeyp
     assert all(".mcap." in target and target.endswith(".part") for target in cuts)
     assert cuts[0] != cuts[1], "whoever sends the same at once has a name of his own"
     assert not [file.name for file in Store(bucket).listed() if file.name.endswith(".part")]
+
+
+def test_a_full_disk_is_named_and_nothing_counts_as_sent(piece, tmp_path, monkeypatch):
+    from fsspec.implementations.local import LocalFileSystem
+
+    def full(self, source, target, **options):
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", full)
+    monkeypatch.setattr(stores, "_WAITS_S", ())
+    code, told, error = call("archive", piece, "--to", tmp_path / "archive", "--json")
+    assert code == 1 and told["counts"] == {"failed": 1}, error
+    assert told["sent_bytes"] == 0 and "No space left on device" in told["rows"][0]["reason"]
 
 
 def test_a_store_that_changes_bytes_is_found_out(bucket, piece, monkeypatch):

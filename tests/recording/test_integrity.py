@@ -100,6 +100,9 @@ def test_what_is_cut_or_flipped_is_damaged_to_all_of_them(harm, here, tmp_path):
     assert len(set(damage)) == 1 and "damaged at byte" in damage[0] and str(path) in damage[0]
     assert all(damage[0] in text for text in said) and row["status"] == "damaged"
     assert row["frames"] > 0, "what comes before the damage is scored"
+    seconds = call("inspect", path, "--json")[1]["seconds"]
+    whole_s = call("inspect", GOLDEN, "--json")[1]["seconds"]
+    assert 0.3 * whole_s < seconds < 0.9 * whole_s if "chunk" in harm else seconds == whole_s
 
 
 def test_damage_before_the_first_step_is_damage_too(here, tmp_path):

@@ -10,7 +10,7 @@ from navnode.errors import ConfigError
 from navnode.igtl import Image
 from navnode.igtl.conventions import DOSE_KEY
 from navnode.loop.ingest import Ingest
-from navnode.types import Frame
+from navnode.types import Dose, Frame
 from navnode.xray.dose import Ledger
 
 FRAME = Frame(np.zeros((4, 4), np.uint16), 1, 1)
@@ -76,3 +76,10 @@ def test_a_ct_of_no_dose_is_refused():
     settings = msgspec.to_builtins(config.load("demo.toml"))
     with pytest.raises(ConfigError, match=r"dose\.ct_msv"):
         config.parse({**settings, "dose": {"ct_msv": 0}}, "demo.toml")
+
+
+def test_the_dose_of_two_nodes_is_that_of_the_patient():
+    one, other = Dose(3, 3, 0.1, 0.02, 0.002), Dose(2, 0, 0.3, 0.06, 0.006)
+    assert one + other == Dose(5, 3, 0.4, 0.08, 0.008) == other + one
+    unknown = Dose(4, 1, 0.1, None, None)
+    assert one + unknown == Dose(7, 4, 0.2, None, None), "what one does not know is not known of both"

@@ -61,6 +61,8 @@ def test_a_killed_node_comes_back(live):
     assert not any(tool.usable for tool in states[0].tools.values())
     confirm_frames = supervisor.config.registration.confirm_frames
     assert all(state.frames_registered >= confirm_frames for state in states if state.registration.usable)
+    assert states[0].dose.frames >= last.dose.frames > 0, "nor does the patient's dose begin anew"
+    assert states[-1].dose.gy_cm2 > states[0].dose.gy_cm2
     until(
         lambda: any(
             m.metadata.get("TransformStatus") == "OK" for m in listener.heard[heard:] if m.device == "DrillToVolume"
