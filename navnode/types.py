@@ -728,7 +728,7 @@ class RecordingState:
     messages: int = 0
     size_bytes: int = 0
     lost: int = 0
-    """Messages lost because the disk was too slow."""
+    """Messages lost because the disk was too slow, or the recording failed."""
     failure: str = ""
     """Why recording failed, or ''."""
     minutes_left: float | None = None

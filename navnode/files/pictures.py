@@ -32,7 +32,7 @@ def write_picture(path: Path, picture: Array) -> None:
 
 
 def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
-    """Write an array as ``.npy``.
+    """Write an array of any shape as ``.npy``.
 
     Raises:
         ConfigError: it cannot be written.

@@ -152,6 +152,7 @@ class Recorder:
     def put(self, item: Item) -> None:
         """Record an item; never waits."""
         if self.failed:
+            self.lost += 1
             return
         waiting = self._put_bytes - self._written_bytes
         if len(self._queue) - self._before >= _MAX_QUEUED or waiting + item.size > _MAX_QUEUED_BYTES:
@@ -228,6 +229,9 @@ class Recorder:
             log.exception("recording %s", self.path)
         finally:
             self._created.set()
+            if self.failed:  # what was not flushed to the disk is not there
+                self.lost += self.messages - self.safe + len(self._queue)
+                self.messages = self.safe
             self._queue.clear()
 
     def _write_all(self) -> None:
