@@ -47,4 +47,5 @@ def _serve(source: DicomSource | VideoSource, device: str, seconds: float | None
         say(f"OpenIGTLink on port {port}, device {device}; Ctrl-C ends it.")
 
     report = asyncio.run(serve(source, device, seconds=seconds, on_ready=ready))
-    ui.done(report, f"{report.pictures} pictures, {report.held} held, {report.refused} refused")
+    said = f"{report.pictures} pictures, {report.held} held, {report.refused} refused"
+    ui.done(report, f"{said}; {report.problem}" if report.problem else said)

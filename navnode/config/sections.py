@@ -522,6 +522,9 @@ class Config(Section, frozen=True):
         if len(set(devices)) != len(devices):
             twice = next(name for name in devices if devices.count(name) > 1)
             raise ValueError(f"device {twice!r} is named twice")
+        sources = [f"{source.host}:{source.port}" for source in self.sources if isinstance(source, SourceSection)]
+        if twice := next((name for name in sources if sources.count(name) > 1), ""):
+            raise ValueError(f"source {twice} is named twice")
         if not self.volume.ct and not self.reconstruction.enabled and not self.bones_alone:
             raise ValueError("volume.ct is empty and reconstruction.enabled is false: there would never be a volume")
         ports = [("console.port", self.console.port)]

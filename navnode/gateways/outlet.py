@@ -35,6 +35,11 @@ class Outlet:
         self._problem = ""
         self._lock = threading.Lock()
 
+    @property
+    def problem(self) -> str:
+        """What is wrong now, or ''."""
+        return self._problem
+
     def show(self, image: Image) -> None:
         """Send a picture; a client that is too slow gets the newest only."""
         self.pictures += 1

@@ -27,6 +27,8 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
     held: int = 0
     """Pictures left out because they showed the exposure before once more."""
     refused: int = 0
+    problem: str = ""
+    """What was wrong at the end, or ''."""
 
 
 def intake_of(source: Source) -> Intake:
@@ -88,4 +90,5 @@ async def serve(
         pictures=outlet.pictures,
         held=outlet.held,
         refused=outlet.refused,
+        problem=outlet.problem,
     )

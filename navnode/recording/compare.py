@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import cv2
 import msgspec
 import numpy as np
 
-from navnode.errors import RecordingError
+from navnode.errors import ConfigError, RecordingError
 from navnode.igtl import Image
 from navnode.recording import migration
 from navnode.recording.format import FORMAT
 from navnode.recording.recording import Recording
-from navnode.types import Array
+from navnode.types import Array, Output
 
 __all__ = [
     "Comparison",
@@ -30,6 +31,7 @@ __all__ = [
     "compare",
     "outputs_of",
     "picture",
+    "refuse_unknown",
     "write_picture",
 ]
 
@@ -54,6 +56,33 @@ NOT_BETWEEN_MODES = frozenset({"age_ns", "now_ns", "received_ns", "sequence", "s
 
 _BETWEEN_MODES = ("out/frame", "out/carm", "out/patient", "out/tool/")
 """Topics that can be compared between modes, by the time of the measurement."""
+
+
+def refuse_unknown(names: Iterable[str], what: str) -> None:
+    """Make sure that fields to compare otherwise are ones of a node's outputs.
+
+    Args:
+        what: the option that names them.
+
+    Raises:
+        ConfigError: one is none; names it, and the most similar one.
+    """
+    known = _fields(Output, {"rotation", "translation", *IGNORED})
+    for name in names:
+        if name not in known:
+            alike = difflib.get_close_matches(name, known, 1)
+            hint = f" (did you mean {alike[0]!r}?)" if alike else ""
+            raise ConfigError(f"{what} {name}: no output has such a field{hint}")
+
+
+def _fields(kind: Any, found: set[str]) -> set[str]:
+    for part in get_args(kind):
+        _fields(part, found)
+    if is_dataclass(kind):
+        for name, of in get_type_hints(kind).items():
+            found.add(name)
+            _fields(of, found)
+    return found
 
 
 @dataclass(frozen=True)

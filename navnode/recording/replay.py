@@ -63,10 +63,13 @@ def replay(
 
     Raises:
         CalibrationError: a calibration of the request's configuration cannot be used.
-        ConfigError: the CT, the reference or a configuration is missing; or an output file exists already.
+        ConfigError: the CT, the reference or a configuration is missing; an output file exists already; or no output
+            has a field that is named.
         RecordingError: the session cannot be replayed in this mode.
     """
     request.check_whole(mode)
+    comparing.refuse_unknown(request.ignore, "--ignore")
+    comparing.refuse_unknown(request.tolerances(), "--tolerance")
     recording, reference = Recording(request.session), _reference(request)
     with ExitStack() as stack:
         folder = stack.enter_context(regression.attachments_folder())

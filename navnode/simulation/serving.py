@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -81,7 +82,7 @@ def _played(
         simulated = room.Room(room.load(rendered(settings), settings), settings)
         if pusher is not None:
             simulated.send_xray = pusher.push
-        asyncio.run(_serve(simulated.server, simulated.run(), request.seconds, say))
+        asyncio.run(_serve(simulated.server, simulated.run, request.seconds, say))
         return SimulateReport(port=request.port, frames=simulated.frames_sent, seconds=request.seconds)
     names = practice.SCENES if request.scene == ALL else tuple(request.scene.split(","))
     audience = _Audience()
@@ -92,7 +93,8 @@ def _played(
         on_joined=lambda _: audience.joined.set(),
         on_left=lambda _, why: audience.look(server),
     )
-    playing = _practise(server, audience, scenes, names, request.repeat, None if pusher is None else pusher.push, say)
+    push = None if pusher is None else pusher.push
+    playing = partial(_practise, server, audience, scenes, names, request.repeat, push, say)
     asyncio.run(_serve(server, playing, request.seconds, say))
     return SimulateReport(port=request.port, frames=0, seconds=request.seconds)
 
@@ -141,9 +143,9 @@ async def _practise(
 
 
 async def _serve(
-    server: Server, streaming: Coroutine[None, None, None], seconds: float | None, say: Callable[[str], None]
+    server: Server, stream: Callable[[], Coroutine[None, None, None]], seconds: float | None, say: Callable[[str], None]
 ) -> None:
     await server.start()
     say(f"Virtual operating room on port {server.port}; Ctrl-C ends it.")
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(streaming, seconds)
+        await asyncio.wait_for(stream(), seconds)

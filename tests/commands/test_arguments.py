@@ -47,6 +47,15 @@ def test_a_port_in_use_is_one_line(procedural_ct):
     assert f"port {port}" in done.stderr.splitlines()[-1] and "in use" in done.stderr
 
 
+@pytest.mark.long
+def test_a_room_on_a_port_in_use_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run_navnode("simulate", "--scene", "pivot", "--port", port)
+    assert done.returncode == 2
+    assert f"port {port}" in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
 def test_doctor_says_what_computes():
     found = json.loads(run_navnode("doctor", "--json").stdout)
     assert found["uses"]["projector"].startswith("native") and found["cpu"]["cores"] >= 1

@@ -88,8 +88,16 @@ def test_a_gateway_by_hand_reports_what_it_served(tmp_path):
     done = subprocess.run([*command, "--port", str(find_free_port())], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["source"] == "video" and report["pictures"] > 20
+    assert report["source"] == "video" and report["pictures"] > 20 and not report["problem"]
     assert "OpenIGTLink on port" in done.stderr
+
+
+def test_a_gateway_that_could_not_open_its_video_says_so(tmp_path):
+    command = [sys.executable, "-m", "navnode", "gateway", "video", "--input", str(tmp_path / "none.avi"), "--json"]
+    command += ["--seconds", "2", "--port", str(find_free_port())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    report = json.loads(done.stdout)
+    assert report["pictures"] == 0 and "none.avi" in report["problem"]
 
 
 def test_a_gateway_that_is_ended_by_hand_reports_all_the_same(tmp_path):

@@ -62,6 +62,7 @@ def test_defaults_suffice():
         ("[calibration]\ncarm_from_marker = [[nan,0,0,0],[0,1.0,0,0],[0,0,1.0,0],[0,0,0,1.0]]", "finite"),
         ("[[tools]]\nname='A'\ndevice='x'\n[[tools]]\nname='A'\ndevice='y'", "same name"),
         ("[[tools]]\nname='A'\ndevice='x'\n[[tools]]\nname='B'\ndevice='x'", "'x' is named twice"),
+        ("[[sources]]\nport=7\n[[sources]]\nport=7", "source 127.0.0.1:7 is named twice"),
         ("[[tools]]\nname='Patient'\ndevice='x'", "two outputs would be called .PatientToVolume"),
         ("[registration]\nvalid_sigma_mm = nan", "registration.valid_sigma_mm: must be a finite"),
         ("[registration]\nvalid_sigma_mm = 4.5", "at most degraded_sigma_mm"),

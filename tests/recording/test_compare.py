@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from navnode.errors import RecordingError
+from navnode.errors import ConfigError, RecordingError
 from navnode.recording import compare
 
 
@@ -35,3 +35,9 @@ def test_differences_are_told_by_topic_and_field():
     assert again.extra == {"out/tool/A": 1}
     with pytest.raises(RecordingError, match="no outputs"):
         compare.compare([], now, by_cause=True)
+
+
+def test_fields_that_no_output_has_are_named():
+    compare.refuse_unknown(["reason", "similarity", "translation", "sha256", "latency_ms"], "--ignore")
+    with pytest.raises(ConfigError, match=r"--ignore similarty: no output .* \(did you mean 'similarity'\?\)"):
+        compare.refuse_unknown(["reason", "similarty"], "--ignore")
