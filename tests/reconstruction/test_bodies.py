@@ -19,7 +19,7 @@ from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.reading import understood
 from navnode.reconstruction.refining import SEEN
 from navnode.reconstruction.training import bodies, refining
-from navnode.reconstruction.training.learner import Pace, last_scores
+from navnode.reconstruction.training.learner import Pace, Run, last_scores
 from navnode.reconstruction.training.packs import pack
 from navnode.reconstruction.training.patients import Patient, Region, patients
 from navnode.reconstruction.training.radiographs import SIZE, Body
@@ -112,10 +112,8 @@ def test_training_the_refiner_resumes_and_is_scored(shaft: Body, tmp_path: Path)
             tmp_path / "reader.pt",
             out,
             Pace(warm_up=2, score_every=3),
+            Run(workers=0, until=lambda: len(losses) >= ended, report=lambda step, loss: losses.append(loss)),
             crop=32,
-            workers=0,
-            until=lambda: len(losses) >= ended,
-            report=lambda step, loss: losses.append(loss),
         )
 
     assert train(2) == 2

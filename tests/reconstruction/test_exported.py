@@ -17,7 +17,7 @@ import torch
 
 from navnode.reconstruction.network import LungNet, ReaderNet, Refinement
 from navnode.reconstruction.training.exported import LUNG_GRAPHS, READER_GRAPHS, REFINER_GRAPHS, start_of
-from navnode.reconstruction.training.learner import Files, Learner, Pace
+from navnode.reconstruction.training.learner import RUN, Files, Learner, Pace, Run
 
 
 def test_the_reader_reads_as_the_shipped_one():
@@ -59,11 +59,11 @@ def test_the_network_finds_lungs_as_the_shipped_one():
 def test_a_training_without_a_checkpoint_goes_on_from_a_model(tmp_path):
     files = Files(tmp_path / "reader.pt", tmp_path / "losses", tmp_path / "scores")
     start = start_of(models.SHIPPED_READER, READER_GRAPHS)
-    learner = Learner(ReaderNet, files, Pace(), start=start)
+    learner = Learner(ReaderNet, files, Pace(), Run(start=models.SHIPPED_READER), READER_GRAPHS)
     assert learner.step == start.steps
     assert torch.equal(learner.averaged.state_dict()["stem.bias"], start.weights["stem.bias"])
     learner.save()
-    assert Learner(ReaderNet, files, Pace()).step == start.steps  # a checkpoint needs no model
+    assert Learner(ReaderNet, files, Pace(), RUN, READER_GRAPHS).step == start.steps  # a checkpoint needs no model
 
 
 def test_a_model_of_another_network_is_refused(tmp_path):

@@ -281,9 +281,7 @@ def test_chests_are_rendered_learned_from_and_exported(tmp_path: Path, monkeypat
             models.SHIPPED_READER,
             folder,
             lungs.Pace(score_every=2),
-            workers=0,
-            start=start,
-            until=lambda: next(left, None) is None,
+            lungs.Run(workers=0, start=start, until=lambda: next(left, None) is None),
         )
 
     assert train(out, 1) == 2  # from its checkpoint

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="training needs the extra `train`")
 from navnode.errors import ConfigError
 from navnode.reconstruction.reader import CANVAS_PX, CHANNELS, OUTPUTS, reading_channels
 from navnode.reconstruction.training import radiographs, reading
-from navnode.reconstruction.training.learner import Pace, last_scores
+from navnode.reconstruction.training.learner import Pace, Run, last_scores
 from navnode.reconstruction.training.patients import Region, labelled, patients, region_of
 from tests.reconstruction.balls import drawn
 
@@ -94,10 +94,12 @@ def test_training_resumes_and_learns(folders: tuple[Path, Path], tmp_path: Path)
             xrays,
             tmp_path,
             Pace(warm_up=4, score_every=12),
-            batch=2,
-            workers=0,
-            until=lambda: len(losses) >= ended,
-            report=lambda step, loss: losses.append(loss),
+            Run(
+                batch=2,
+                workers=0,
+                until=lambda: len(losses) >= ended,
+                report=lambda step, loss: losses.append(loss),
+            ),
         )
 
     assert train(6) == 6

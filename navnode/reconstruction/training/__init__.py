@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 from navnode.errors import ConfigError
 
 if TYPE_CHECKING:  # the extra may be missing
+    from navnode.reconstruction.training.learner import Run
     from navnode.reconstruction.training.lungs import Score as LungScore
     from navnode.reconstruction.training.reading import Score
     from navnode.reconstruction.training.refining import Score as RefinedScore
@@ -171,7 +172,6 @@ def run_reader(
         ConfigError: the extra or the device is missing, or there is nothing to train on.
     """
     _check_extra(_TO_EXPORT, device)
-    from navnode.projector.native import default_threads
     from navnode.reconstruction.training import reading
     from navnode.reconstruction.training.export import export_reader
     from navnode.reconstruction.training.learner import last_scores
@@ -187,15 +187,10 @@ def run_reader(
             render_knees(data.bones, xrays, data.rounds)
 
     rank, device = _prepared(data, out, device, render, progress)
-    passed = _passed(hours)
     steps = reading.train(
         xrays,
         out,
-        device=device,
-        threads=threads or default_threads(),
-        start=start,
-        until=lambda: passed() >= 1,
-        report=lambda step, loss: progress(0.5 + 0.5 * min(1.0, passed())),
+        run=_run(device, threads, start, hours, lambda share: progress(0.5 + 0.5 * share)),
     )
     scores = last_scores(files.scores, reading.Score)
     metrics = {
@@ -232,7 +227,6 @@ def run_refiner(
         ConfigError: the extra, the device or a trained reader is missing, or there is nothing to train on.
     """
     _check_extra(_TO_EXPORT, device)
-    from navnode.projector.native import default_threads
     from navnode.reconstruction.training import reading, refining
     from navnode.reconstruction.training.bodies import render_bodies
     from navnode.reconstruction.training.export import export_refiner
@@ -248,16 +242,11 @@ def run_refiner(
         render_bodies(listed, labels, data.bones, folder, data.rounds, lambda made, of: progress(0.2 * made / of))
 
     rank, device = _prepared(data, out, device, render, progress)
-    passed = _passed(hours)
     steps = refining.train(
         folder,
         reads,
         out,
-        device=device,
-        threads=threads or default_threads(),
-        start=start,
-        until=lambda: passed() >= 1,
-        report=lambda step, loss: progress(0.2 + 0.8 * min(1.0, passed())),
+        run=_run(device, threads, start, hours, lambda share: progress(0.2 + 0.8 * share)),
     )
     scores = last_scores(files.scores, refining.Score)
     metrics = {
@@ -297,7 +286,6 @@ def run_lungs(
         ConfigError: the extra, the device or the reader is missing, or there is nothing to train on.
     """
     _check_extra(_TO_EXPORT, device)
-    from navnode.projector.native import default_threads
     from navnode.reconstruction.models import SHIPPED_READER
     from navnode.reconstruction.training import lungs
     from navnode.reconstruction.training.export import export_lungs
@@ -311,16 +299,11 @@ def run_lungs(
         lungs.render_chests(listed, labels, folder, rounds, lambda made, of: progress(0.4 * made / of))
 
     rank, device = _prepared(Data(ct=ct), out, device, render, progress)
-    passed = _passed(hours)
     steps = lungs.train(
         folder,
         reader or SHIPPED_READER,
         out,
-        device=device,
-        threads=threads or default_threads(),
-        start=start,
-        until=lambda: passed() >= 1,
-        report=lambda step, loss: progress(0.4 + 0.6 * min(1.0, passed())),
+        run=_run(device, threads, start, hours, lambda share: progress(0.4 + 0.6 * share)),
     )
     scores = last_scores(files.scores, lungs.Score)
     metrics = {
@@ -351,10 +334,27 @@ def _prepared(
     return rank, device
 
 
-def _passed(hours: float) -> Callable[[], float]:
-    """Share of the hours that has passed since this call."""
-    began = time.monotonic()
-    return lambda: (time.monotonic() - began) / (3600 * hours)
+def _run(device: str, threads: int, start: Path | None, hours: float, progress: Callable[[float], None]) -> Run:
+    """A run that ends so many hours after this call.
+
+    Args:
+        threads: of the CPU; 0: as many as suit it.
+    """
+    from navnode.projector.native import default_threads
+    from navnode.reconstruction.training.learner import Run
+
+    began_s = time.monotonic()
+
+    def passed() -> float:
+        return (time.monotonic() - began_s) / (3600 * hours)
+
+    return Run(
+        device=device,
+        threads=threads or default_threads(),
+        start=start,
+        until=lambda: passed() >= 1,
+        report=lambda step, loss: progress(min(1.0, passed())),
+    )
 
 
 def _facts(steps: int, folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -19,12 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
 from navnode.reconstruction.training.checkpoints import end_at, resume, save
-from navnode.reconstruction.training.exported import Start
+from navnode.reconstruction.training.exported import start_of
 
 __all__ = [
     "Files",
     "Learner",
     "Pace",
+    "RUN",
+    "Run",
     "averaged_weights",
     "batches_of",
     "joined",
@@ -67,6 +70,30 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
         return float(self.learning_rate * min(1.0, (step + 1) / self.warm_up) * settled)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a training: on what, from where, and how long."""
+
+    batch: int | None = None
+    """Examples per step; None: as many as suit the device."""
+    device: str = "cpu"
+    """``cpu`` or ``cuda``."""
+    threads: int = 1
+    """Of the CPU."""
+    workers: int | None = None
+    """Processes that make examples; None: as many as suit the device."""
+    start: Path | None = None
+    """An exported model to go on from if there is no checkpoint."""
+    until: Callable[[], bool] = lambda: False
+    """Asked after every step whether to stop."""
+    report: Callable[[int, float], None] = lambda step, loss: None
+    """Called with every step and its loss."""
+
+
+RUN = Run()
+"""On a CPU's core, without end."""
+
+
 class Files(msgspec.Struct, frozen=True):
     """Where a training stores its checkpoint, one line per step, and one line per scoring."""
 
@@ -85,12 +112,11 @@ class Learner(Generic[Network]):
         make: returns a new network; called twice, for the network and its average.
         files: its checkpoint, losses and scores.
         pace: how fast to learn.
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        start: weights to go on from if there is no checkpoint.
+        run: what it runs on, and how long.
+        graphs: those of an exported model whose weights ``run.start`` gives.
 
     Raises:
-        ConfigError: ``start`` is of another network, or the checkpoint is, or is damaged.
+        ConfigError: ``run.start`` is of another network, or the checkpoint is; or one is damaged.
     """
 
     def __init__(
@@ -98,16 +124,15 @@ class Learner(Generic[Network]):
         make: Callable[[], Network],
         files: Files,
         pace: Pace,
-        *,
-        device: str = "cpu",
-        threads: int = 1,
-        start: Start | None = None,
+        run: Run,
+        graphs: Mapping[str, str],
     ) -> None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(run.threads)
         torch.manual_seed(pace.seed)
-        self.rank, ranks, device = joined(device)
-        self._files, self._pace, self._device = files, pace, torch.device(device)
+        self.rank, ranks, device = joined(run.device)
+        self._files, self._pace, self._run, self._device = files, pace, run, torch.device(device)
         self.network, self.averaged = make().to(device), make().to(device)
+        start = None if run.start is None else start_of(run.start, graphs)
         if start is not None:
             start.given_to(self.network)
         self.averaged.load_state_dict(self.network.state_dict())
@@ -131,19 +156,14 @@ class Learner(Generic[Network]):
         batches: Iterable[Batch],
         loss_of: Callable[[Network, Batch, torch.autocast], tuple[Tensor, Mapping[str, float]]],
         look: Callable[[Network], Mapping[str, Any]],
-        *,
-        until: Callable[[], bool],
-        report: Callable[[int, float], None],
     ) -> int:
-        """Learn from batches until told to stop; return the total number of steps.
+        """Learn from batches until the run is told to stop; return the total number of steps.
 
         Args:
             batches: to learn from, without end.
             loss_of: returns the loss of a batch, a scalar, and its parts by name, one of them ``loss``; whatever may
                 run in half precision runs within the given context.
             look: returns scores of the averaged network on the validation patients, by group; dataclasses.
-            until: asked after every step.
-            report: called with every step and its loss.
         """
         pace, files = self._pace, self._files
         if self.rank == 0:
@@ -161,13 +181,13 @@ class Learner(Generic[Network]):
                 if self.rank == 0:
                     line = {"step": self.step, **{name: round(value, _LOGGED_DIGITS) for name, value in values.items()}}
                     losses.write(json.dumps(line) + "\n")
-                    report(self.step, values["loss"])
+                    self._run.report(self.step, values["loss"])
                     if self.step % pace.score_every == 0:
                         found = look(self.averaged)
                         scores.write(json.dumps({"step": self.step, **{k: vars(v) for k, v in found.items()}}) + "\n")
                     if self.step % pace.save_every == 0:
                         self.save()
-                if self._ends(until()):
+                if self._ends(self._run.until()):
                     break
         return self.step
 
@@ -224,22 +244,17 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-def batches_of(
-    examples: IterableDataset[Any], device: str, usual: int, batch: int | None, workers: int | None
-) -> DataLoader[Any]:
-    """Batches of examples that processes of their own make.
+def batches_of(examples: IterableDataset[Any], run: Run, usual: int) -> DataLoader[Any]:
+    """Batches of examples that processes of their own make: one for a CPU, all cores but two for a GPU.
 
     Args:
-        device: ``cpu`` or ``cuda``.
         usual: examples per step that suit a CPU; a GPU gets eight times as many.
-        batch: examples per step; default: as many as suit the device.
-        workers: processes that make examples; default: one for a CPU, all cores but two for a GPU.
     """
-    some, makers = (usual, 1) if device == "cpu" else (8 * usual, max(1, len(os.sched_getaffinity(0)) - 2))
-    workers = makers if workers is None else workers
+    some, makers = (usual, 1) if run.device == "cpu" else (8 * usual, max(1, len(os.sched_getaffinity(0)) - 2))
+    workers = makers if run.workers is None else run.workers
     return DataLoader(
         examples,
-        some if batch is None else batch,
+        some if run.batch is None else run.batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         multiprocessing_context="spawn" if workers else None,  # a fork would inherit locks of the engines' threads

@@ -23,8 +23,8 @@ from navnode.reconstruction.lungs import SEEN, evidence, lifted
 from navnode.reconstruction.network import LungNet, ReaderNet
 from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.training.bodies import Seen, path_of, read, write, x_rayed
-from navnode.reconstruction.training.exported import LUNG_GRAPHS, start_of
-from navnode.reconstruction.training.learner import Files, Learner, Pace, batches_of
+from navnode.reconstruction.training.exported import LUNG_GRAPHS
+from navnode.reconstruction.training.learner import RUN, Files, Learner, Pace, Run, batches_of
 from navnode.reconstruction.training.patients import TRAINS, Patient, Region, labelled
 from navnode.reconstruction.training.radiographs import body
 from navnode.reconstruction.training.refining import (
@@ -190,14 +190,7 @@ def train(
     reader: Path,
     out: Path,
     pace: Pace = PACE,
-    *,
-    batch: int | None = None,
-    device: str = "cpu",
-    threads: int = 1,
-    workers: int | None = None,
-    start: Path | None = None,
-    until: Callable[[], bool] = lambda: False,
-    report: Callable[[int, float], None] = lambda step, loss: None,
+    run: Run = RUN,
 ) -> int:
     """Train on the bodies of a folder, or resume from the checkpoint in ``out``; return the total number of steps.
 
@@ -205,19 +198,14 @@ def train(
         folder: written by :func:`render_chests`.
         reader: a checkpoint of :mod:`reading`, or the folder of an exported reader.
         out: folder for checkpoint, losses and scores.
-        batch: examples per step; default: as many as suit the device.
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        workers: processes that make examples; default: as many as suit the device.
-        start: an exported model to go on from if there is no checkpoint.
+        run: on what, from where, and how long.
 
     Raises:
         ConfigError: there are no bodies, or no such model.
     """
     if not bodies(folder, TRAINS):
         raise ConfigError(f"{folder}: holds no rendered bodies to train on")
-    given = None if start is None else start_of(start, LUNG_GRAPHS)
-    learner = Learner(LungNet, files_in(out), pace, device=device, threads=threads, start=given)
+    learner = Learner(LungNet, files_in(out), pace, run, LUNG_GRAPHS)
     learner.network.to(memory_format=torch.channels_last_3d)  # an eighth faster
     trained_reader = load_reader(reader)
     unseen = _to_validate(folder, trained_reader)
@@ -225,13 +213,13 @@ def train(
     def loss_of(
         network: LungNet, examples: tuple[Tensor, Tensor], halved: torch.autocast
     ) -> tuple[Tensor, dict[str, float]]:
-        shown, lungs = (part.to(device) for part in examples)
+        shown, lungs = (part.to(run.device) for part in examples)
         with halved:
             logit = network(shown)
         return objective(logit.float(), lungs, weight_of(shown[:, SEEN : SEEN + 1]))
 
-    batches = batches_of(Examples(folder, trained_reader, learner.seed), device, 4, batch, workers)
-    return learner.learn(batches, loss_of, lambda network: score(network, unseen, device), until=until, report=report)
+    batches = batches_of(Examples(folder, trained_reader, learner.seed), run, 4)
+    return learner.learn(batches, loss_of, lambda network: score(network, unseen, run.device))
 
 
 def files_in(out: Path) -> Files:

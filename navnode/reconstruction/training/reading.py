@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,8 @@ from navnode.reconstruction.reader import (
     reading_channels,
 )
 from navnode.reconstruction.training.examples import Exposure
-from navnode.reconstruction.training.exported import READER_GRAPHS, start_of
-from navnode.reconstruction.training.learner import Files, Learner, Pace, batches_of
+from navnode.reconstruction.training.exported import READER_GRAPHS
+from navnode.reconstruction.training.learner import RUN, Files, Learner, Pace, Run, batches_of
 from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Region, region_of
 from navnode.types import CArm, FloatArray
 
@@ -155,14 +155,7 @@ def train(
     folder: Path,
     out: Path,
     pace: Pace = PACE,
-    *,
-    batch: int | None = None,
-    device: str = "cpu",
-    threads: int = 1,
-    workers: int | None = None,
-    start: Path | None = None,
-    until: Callable[[], bool] = lambda: False,
-    report: Callable[[int, float], None] = lambda step, loss: None,
+    run: Run = RUN,
 ) -> int:
     """Train the reader on the X-rays of a folder, or resume from the checkpoint in ``out``; return the total number of
     steps.
@@ -170,31 +163,26 @@ def train(
     Args:
         folder: written by :func:`radiographs.render_all`.
         out: folder for checkpoint, losses and scores.
-        batch: X-rays per step; default: as many as suit the device.
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        workers: processes that make examples; default: as many as suit the device.
-        start: an exported reader to go on from if there is no checkpoint.
+        run: on what, from where, and how long.
 
     Raises:
         ConfigError: there are no X-rays, or no such model.
     """
     if next(folder.glob(f"*{TRAINS}"), None) is None:
         raise ConfigError(f"{folder}: holds no rendered X-rays to train on")
-    given = None if start is None else start_of(start, READER_GRAPHS)
-    learner = Learner(_channels_last, files_in(out), pace, device=device, threads=threads, start=given)
+    learner = Learner(_channels_last, files_in(out), pace, run, READER_GRAPHS)
 
     def loss_of(
         network: ReaderNet, example: tuple[Tensor, Tensor, Tensor], halved: torch.autocast
     ) -> tuple[Tensor, dict[str, float]]:
         channels, truth_mm, counts = example
-        pictures = channels.to(device, memory_format=torch.channels_last)
+        pictures = channels.to(run.device, memory_format=torch.channels_last)
         with halved:
             output = network(pictures)
-        return objective(output.float(), truth_mm.to(device), counts.to(device))
+        return objective(output.float(), truth_mm.to(run.device), counts.to(run.device))
 
-    batches = batches_of(Examples(folder, learner.seed), device, 8, batch, workers)
-    return learner.learn(batches, loss_of, lambda network: score(network, folder, device), until=until, report=report)
+    batches = batches_of(Examples(folder, learner.seed), run, 8)
+    return learner.learn(batches, loss_of, lambda network: score(network, folder, run.device))
 
 
 def _channels_last() -> ReaderNet:

@@ -29,7 +29,7 @@ from navnode.reconstruction.refining import SEEN, Evidence, evidence
 from navnode.reconstruction.training.bodies import ANGLES_DEG, Seen, read
 from navnode.reconstruction.training.examples import Exposure
 from navnode.reconstruction.training.exported import READER_GRAPHS, REFINER_GRAPHS, start_of
-from navnode.reconstruction.training.learner import Files, Learner, Pace, averaged_weights, batches_of
+from navnode.reconstruction.training.learner import RUN, Files, Learner, Pace, Run, averaged_weights, batches_of
 from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Region, region_of
 from navnode.reconstruction.training.reading import worse
 from navnode.types import CArm, FloatArray, Matrix, View
@@ -287,15 +287,8 @@ def train(
     reader: Path,
     out: Path,
     pace: Pace = PACE,
-    *,
-    batch: int | None = None,
+    run: Run = RUN,
     crop: int = CROP,
-    device: str = "cpu",
-    threads: int = 1,
-    workers: int | None = None,
-    start: Path | None = None,
-    until: Callable[[], bool] = lambda: False,
-    report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> int:
     """Train the refiner on the bodies of a folder, or resume from the checkpoint in ``out``; return the total number of
     steps.
@@ -304,32 +297,27 @@ def train(
         folder: written by :func:`bodies.render_bodies`.
         reader: a checkpoint of :mod:`reading`, or the folder of an exported reader.
         out: folder for checkpoint, losses and scores.
-        batch: crops per step; default: as many as suit the device.
         crop: voxels along each side, a multiple of ``refining.BLOCK``.
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        workers: processes that make examples; default: as many as suit the device.
-        start: an exported refiner to go on from if there is no checkpoint.
+        run: on what, from where, and how long.
 
     Raises:
         ConfigError: there are no bodies, or no such model.
     """
     if not bodies(folder, TRAINS):
         raise ConfigError(f"{folder}: holds no rendered bodies to train on")
-    given = None if start is None else start_of(start, REFINER_GRAPHS)
-    learner = Learner(Refinement, files_in(out), pace, device=device, threads=threads, start=given)
+    learner = Learner(Refinement, files_in(out), pace, run, REFINER_GRAPHS)
     learner.network.volume.to(memory_format=torch.channels_last_3d)  # an eighth faster
     trained_reader = load_reader(reader)
     unseen = to_validate(folder, trained_reader)
 
     def loss_of(network: Refinement, crops: Crop, halved: torch.autocast) -> tuple[Tensor, dict[str, float]]:
-        fine, coarse, pictures, pixels, bone = (part.to(device) for part in crops)
+        fine, coarse, pictures, pixels, bone = (part.to(run.device) for part in crops)
         with halved:
             logit = network(fine, coarse, pictures, pixels)
         return objective(logit.float(), bone, weights(coarse))
 
-    batches = batches_of(Examples(folder, trained_reader, crop, learner.seed), device, 2, batch, workers)
-    return learner.learn(batches, loss_of, lambda network: score(network, unseen, device), until=until, report=report)
+    batches = batches_of(Examples(folder, trained_reader, crop, learner.seed), run, 2)
+    return learner.learn(batches, loss_of, lambda network: score(network, unseen, run.device))
 
 
 def files_in(out: Path) -> Files:
