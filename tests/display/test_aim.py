@@ -150,6 +150,24 @@ def test_new_plan_while_one_waits_for_its_name_begins_anew():
     staged(look)
 
 
+@pytest.mark.long
+def test_the_figures_stay_in_sight_while_the_panel_scrolls(tmp_path):
+    async def look(browser, stage) -> None:
+        aim(stage, drill(off_rad=0.05))
+        await browser.wait_for("!document.getElementById('aim').hidden", 10)
+        assert await browser.evaluate("side.scrollHeight - side.clientHeight > 100"), "there is something to scroll"
+        await browser.evaluate("side.scrollTop = 1e4")
+        seen = """[...document.querySelectorAll('#aim dd b')].every((n) => {
+          const {top, bottom, left} = n.getBoundingClientRect(), panel = side.getBoundingClientRect();
+          const inside = top >= panel.top && bottom <= panel.bottom;
+          return inside && document.elementFromPoint(left + 2, (top + bottom) / 2) === n;
+        })"""
+        await picture(browser, tmp_path / "scrolled.png")
+        assert await browser.evaluate(seen)
+
+    staged(look, size=(1280, 720))
+
+
 def test_the_plan_that_is_aimed_at_is_drawn_over_the_others():
     drawn = """import('/static/plans.js').then(({ shownPlans }) =>
         shownPlans({ plans: [{ name: 'a', active: true }, { name: 'b', active: false }] }).map(({ name }) => name))"""
