@@ -168,6 +168,22 @@ def test_the_figures_stay_in_sight_while_the_panel_scrolls(tmp_path):
     staged(look, size=(1280, 720))
 
 
+@pytest.mark.long
+def test_names_of_plans_take_two_lines():
+    async def look(browser, stage) -> None:
+        aim(stage, drill())
+        long = "L5 right pedicle, second attempt, after breach of the first"
+        named = [dataclasses.replace(OTHER, name=name) for name in ("Femur neck screw 2", long)]
+        stage.more = {"plans": (PLAN, *named), "active_plan": PLAN.name}
+        buttons = "[...document.querySelectorAll('#plan-list .aim')]"
+        await browser.wait_for(f"{buttons}.length === 3", 10)
+        cut = await browser.evaluate(f"{buttons}.map((n) => n.scrollHeight > n.clientHeight + 1)")
+        heights = await browser.evaluate(f"{buttons}.map((n) => n.clientHeight)")
+        assert cut == [False, False, True] and max(heights) <= 1.2 * min(heights)
+
+    staged(look, size=(1280, 800))
+
+
 def test_the_plan_that_is_aimed_at_is_drawn_over_the_others():
     drawn = """import('/static/plans.js').then(({ shownPlans }) =>
         shownPlans({ plans: [{ name: 'a', active: true }, { name: 'b', active: false }] }).map(({ name }) => name))"""
