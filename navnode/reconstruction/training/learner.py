@@ -70,6 +70,15 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
         return float(self.learning_rate * min(1.0, (step + 1) / self.warm_up) * settled)
 
 
+def _never() -> bool:
+    """Not to stop."""
+    return False
+
+
+def _unheard(step: int, loss: float) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One run of a training: on what, from where, and how long."""
@@ -84,9 +93,9 @@ class Run:
     """Processes that make examples; None: as many as suit the device."""
     start: Path | None = None
     """An exported model to go on from if there is no checkpoint."""
-    until: Callable[[], bool] = lambda: False
+    until: Callable[[], bool] = _never
     """Asked after every step whether to stop."""
-    report: Callable[[int, float], None] = lambda step, loss: None
+    report: Callable[[int, float], None] = _unheard
     """Called with every step and its loss."""
 
 
