@@ -76,7 +76,7 @@ def _never() -> bool:
 
 
 def _unheard(step: int, loss: float) -> None:
-    """Nobody wants to know."""
+    """Nobody wants to know of a step and its loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
