@@ -24,7 +24,7 @@ from navnode.files.placing import (
     tell,
     unit_mm,
 )
-from navnode.files.whole import check_output, whole
+from navnode.files.whole import check_output, whole_with_parts
 from navnode.itk import RAS_FROM_LPS, itk_image
 from navnode.types import Volume
 
@@ -87,10 +87,10 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     path = Path(path)
     check_output(path, VOLUME_ENDINGS)
     try:
-        with whole(path) as part:
+        with whole_with_parts(path) as part:
             sitk.WriteImage(itk_image(volume), str(part))
             if _cut_off(part, volume.voxels.nbytes):
-                raise ConfigError(f"{path}: cannot be written (the disk is full)")
+                raise ConfigError(f"{path}: cannot be written (it is cut off: the disk may be full)")
     except RuntimeError as error:
         raise ConfigError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1].strip()})") from error
     except OSError as error:

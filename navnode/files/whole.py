@@ -7,10 +7,11 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from navnode.errors import ConfigError
 
-__all__ = ["EXISTS", "check_output", "refuse_existing", "refuse_twice", "whole", "write_whole"]
+__all__ = ["EXISTS", "check_output", "refuse_existing", "refuse_twice", "whole", "whole_with_parts", "write_whole"]
 
 EXISTS = "exists already; nothing is replaced"
 """Error text for a file that would be overwritten."""
@@ -76,6 +77,24 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+@contextmanager
+def whole_with_parts(path: Path) -> Iterator[Path]:
+    """As :func:`whole`, for formats whose header names a second file: both are written within a temporary folder, under
+    their own names, and renamed afterwards, the header last.
+
+    Raises:
+        OSError: a file cannot be created or renamed.
+    """
+    with TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        yield made
+        for part in sorted(Path(folder).iterdir(), key=lambda each: each == made):
+            part.chmod(0o600)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path.with_name(part.name))
 
 
 def write_whole(path: Path, content: bytes) -> None:
