@@ -14,6 +14,7 @@ import numpy as np
 from navnode.bench.registration import GROUPS, RIGHT_MM, Measured, Outcome, Rate, RegistrationReport, TrustFigures
 from navnode.errors import ConfigError
 from navnode.files.report import STYLE, table
+from navnode.files.whole import write_text
 from navnode.offline.overlays import Overlays
 from navnode.types import Status, Volume
 
@@ -46,11 +47,7 @@ def write(path: Path, measured: Measured, summary: RegistrationReport) -> None:
         "<h2>Ordinary cases</h2>",
         *_overlays(chosen, measured.volumes),
     ]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(page), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+    write_text(path, "\n".join(page))
 
 
 def _lateral(outcome: Outcome) -> float:

@@ -26,7 +26,7 @@ from navnode.projector.grids import AIR_HU
 from navnode.registration import ImageRegistration, register_counts
 from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Progress, Status, Volume
 
-__all__ = ["Progress", "RIGHT", "TRAPS", "Trap", "Trapped", "TrustReport", "run", "summary"]
+__all__ = ["RIGHT", "TRAPS", "Trap", "Trapped", "TrustReport", "run", "summary"]
 
 _WRONG_MM = 5.0
 """Off at the targets, in any direction but depth, which one X-ray cannot show; that twice as much and more."""

@@ -18,7 +18,7 @@ from navnode.reconstruction.fit import Fit
 from navnode.reconstruction.voxels import doubled, smooth
 from navnode.types import FloatArray, Grid, Progress, View, Volume
 
-__all__ = ["Progress", "Pyramid", "RELAXATION", "sart"]
+__all__ = ["Pyramid", "RELAXATION", "sart"]
 
 RELAXATION = 0.5
 _SMOOTHING_VOXELS = 0.7

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError, RecordingError
+from navnode.files.pictures import write_picture
 from navnode.igtl import Image
 from navnode.recording import migration
 from navnode.recording.format import FORMAT
@@ -32,7 +33,7 @@ __all__ = [
     "outputs_of",
     "picture",
     "refuse_unknown",
-    "write_picture",
+    "write_captioned",
 ]
 
 TOLERANCES: dict[str, float] = {
@@ -305,7 +306,7 @@ def picture(recording: Recording, device: str, time_ns: int) -> Array | None:
     return np.asarray(np.clip((image - low) * (255.0 / max(high - low, 1.0)), 0, 255), np.uint8)
 
 
-def write_picture(path: Path, image: Array, text: str) -> None:
+def write_captioned(path: Path, image: Array, text: str) -> None:
     """Write an image, (H, W) uint8, as PNG with a line of text below.
 
     Raises:
@@ -315,5 +316,7 @@ def write_picture(path: Path, image: Array, text: str) -> None:
     canvas = np.zeros((height + 28, width), np.uint8)
     canvas[:height] = image
     cv2.putText(canvas, text[: width // 7], (6, height + 19), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1, cv2.LINE_AA)
-    if not cv2.imwrite(str(path), canvas):
-        raise RecordingError(f"{path}: cannot be written")
+    try:
+        write_picture(path, canvas)
+    except ConfigError as error:
+        raise RecordingError(str(error)) from error

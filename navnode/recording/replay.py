@@ -181,5 +181,5 @@ def _picture(recording: Recording, config: Config, first: Difference) -> str | N
     if image is None:
         return None
     path = Path(f"{recording.path.stem}.difference.png")
-    comparing.write_picture(path, image, f"step {first.cause} {first.topic}: {first.what}")
+    comparing.write_captioned(path, image, f"step {first.cause} {first.topic}: {first.what}")
     return str(path)
