@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,9 +31,9 @@ _SLOW_PERIODS, _SLOWEST_NS = 1.5, 270_000_000
 nothing, down to the latter period."""
 _FEW = 5
 """Samples of a run from which its period is known."""
-_IN_TURN = 4
-"""A tracker that hangs may send so many poses in turn. Twice as many repetitions are asked for: coarse numbers of a
-quiet tracker repeat by chance."""
+_IN_TURN, _REMEMBERED = 4, 1024
+"""A tracker that hangs may send so many poses in turn, or play as many as the latter again. Twice as many repetitions
+are asked for, or three times as many: coarse numbers of a quiet tracker repeat by chance."""
 _CAPACITY, _KEPT_NS, _MOST = bound_of("pose"), 13_000_000_000, 1 << 14
 """So many samples are kept, and those of this time, for X-rays that come once a second are compared with them; but
 never more than the last number."""
@@ -64,9 +63,15 @@ class PoseRing:
         self._poses: list[Matrix] = []
         self._place_in_run: list[int] = []  # 1 for the first sample after a gap
         self._broken = True
-        self._measured: deque[bytes] = deque(maxlen=_IN_TURN)
-        self._repeats = [0] * _IN_TURN
-        """How often in a row a pose was that of one, two ... samples before."""
+        self._measured: list[bytes] = []
+        self._forgotten = 0
+        """Number of poses that were measured before these."""
+        self._last: dict[bytes, int] = {}
+        """Pose -> number of the last measurement of it."""
+        self._turn = self._repeats = 0
+        """How many samples ago the newest pose was measured before, and how often in a row that was so."""
+        self._replays = False
+        """Whether old poses are played again, until one is new: some may be left out, or come twice."""
         self._trimmed_at = 2 * _CAPACITY
         self.jumps = 0
         """How often the marker moved faster than a hand can."""
@@ -112,12 +117,24 @@ class PoseRing:
         Args:
             after: this many equal samples in a row are a repetition; 0: never.
         """
-        measured = tracker_from_marker.tobytes()
-        for k, before in enumerate(reversed(self._measured)):
-            self._repeats[k] = self._repeats[k] + 1 if before == measured else 0
+        measured, number = tracker_from_marker.tobytes(), self._forgotten + len(self._measured)
+        self._replays = self._replays and measured in self._last
+        if self._turn and self._measured[-self._turn] == measured:
+            self._repeats += 1
+        else:
+            self._turn = number - self._last.get(measured, number)
+            self._repeats = int(self._turn > 0)
         self._measured.append(measured)
-        alone, *in_turn = self._repeats
-        return bool(after) and (alone >= after or max(in_turn) >= 2 * after)
+        self._last[measured] = number
+        if len(self._measured) > 2 * _REMEMBERED:
+            self._forgotten += len(self._measured) - _REMEMBERED
+            self._measured = self._measured[-_REMEMBERED:]
+            self._last = {pose: n for n, pose in enumerate(self._measured, self._forgotten)}
+            self._turn = self._turn if self._turn <= _REMEMBERED else 0
+        wanted = after * (1 if self._turn == 1 else 2 if self._turn <= _IN_TURN else 3)
+        repeats = bool(after) and self._repeats >= wanted
+        self._replays = self._replays or (repeats and self._turn > _IN_TURN)
+        return repeats or self._replays
 
     def add(self, timestamp_ns: int, tracker_from_marker: Matrix) -> bool:
         """Add a sample; False: it is not newer than the newest one."""

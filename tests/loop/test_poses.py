@@ -177,6 +177,26 @@ def test_poses_sent_in_turn_are_a_repetition():
     assert said == [False] * 7 + [True] * 3
 
 
+@pytest.mark.parametrize("length", [2, 4, 5, 12, 60, 700])
+def test_old_measurements_that_are_played_again_in_turn_are_frozen(length):
+    """A replay of the last seconds under new stamps: noise repeats no measurement, let alone a row of them."""
+    ring, rng = PoseRing("Drill"), np.random.default_rng(0)
+    honest = [at_x(5 + each) for each in rng.normal(0, 0.1, 3000)]
+    assert not any(ring.frozen(pose, 3) for pose in honest)
+    said = [ring.frozen(pose, 3) for pose in (honest[-length:] * 20)[: length + 30]]
+    first = said.index(True)
+    assert first < 9 and all(said[first:]), "and it stays so"
+    if length > 4:
+        assert all(ring.frozen(honest[-1 - k % 3 % length], 3) for k in range(20)), "though some are left out"
+    assert not ring.frozen(at_x(9), 3), "until it measures again"
+
+
+def test_coarse_numbers_that_repeat_by_chance_are_not():
+    """Of 50 places, in any order: each was there before."""
+    ring, rng = PoseRing("Drill"), np.random.default_rng(1)
+    assert not any(ring.frozen(at_x(int(place)), 3) for place in rng.integers(0, 50, 30_000))
+
+
 def test_coarse_numbers_of_a_quiet_tracker_are_measured():
     """Steps of 0.01 mm, of a marker at rest with a noise of 0.005 mm, for five minutes."""
     rng, ring = np.random.default_rng(0), PoseRing("x")
